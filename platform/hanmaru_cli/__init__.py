@@ -1,0 +1,1 @@
+"""The `hanmaru` command: each subcommand imports its own package, when it is called."""

@@ -1,0 +1,1 @@
+"""The Kubernetes kinds as Python types: the one source of CRDs, reference pages and configuration files."""

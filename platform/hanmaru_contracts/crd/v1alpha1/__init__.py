@@ -1,0 +1,1 @@
+"""`serving.hanmaru.dev/v1alpha1`, one kind a module."""

@@ -1,0 +1,60 @@
+"""Every name that two programs must agree on: ports, headers, environment variables, ids.
+
+Redis keys have a module of their own (`redis_keys`). Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+
+TenantId = NewType("TenantId", str)
+"""A tenant's name, unique among the tenants the gateway honours."""
+ReplicaId = NewType("ReplicaId", str)
+"""One worker group (all ranks of one engine), unique within its model."""
+ModelId = NewType("ModelId", str)
+"""A model's identity, `namespace/name`; callers use its route name instead."""
+RequestId = NewType("RequestId", str)
+"""Made by the gateway, always `REQUEST_ID_CHARS` long: the engine aborts every id that *starts with* the one given."""
+
+REQUEST_ID_CHARS = 36
+"""`req-` and 32 hexadecimal digits."""
+
+# Ports (defaults; a replica's engine and supervisor add the index of the worker on its machine).
+GATEWAY_HTTP_PORT = 8000
+GATEWAY_GRPC_PORT = 9000
+GATEWAY_METRICS_PORT = 9090
+ENGINE_HTTP_PORT = 30000
+SUPERVISOR_HTTP_PORT = 30100
+RENDEZVOUS_PORT = 20000
+REDIS_PORT = 6379
+RAY_GCS_PORT = 6380
+"""Ray's own default is Redis's port."""
+
+# Headers.
+HEADER_REQUEST_ID = "x-request-id"
+HEADER_TRACEPARENT = "traceparent"
+
+# Environment variables read by more than one program or set by whoever starts it.
+ENV_HOME = "HANMARU_HOME"
+"""Folder for caches, state and logs of one machine; default `~/.cache/hanmaru`."""
+ENV_REDIS_URL = "HANMARU_REDIS_URL"
+"""`redis://host:port/0`, without credentials: those come by file."""
+ENV_REDIS_USER = "HANMARU_REDIS_USER"
+ENV_REDIS_PASSWORD_FILE = "HANMARU_REDIS_PASSWORD_FILE"
+ENV_PLATFORM_SECRET_FILE = "HANMARU_PLATFORM_SECRET_FILE"
+"""The one secret of `keys`, held by operator and gateways only (mode 0600)."""
+ENV_TENANTS_FILE = "HANMARU_TENANTS_FILE"
+ENV_ENGINE_SPEC = "HANMARU_ENGINE_SPEC"
+"""Path of the JSON file that holds the worker's `EngineSpec`."""
+ENV_REPLICA_ID = "HANMARU_REPLICA_ID"
+ENV_REPLICA_KEY_FILE = "HANMARU_REPLICA_KEY_FILE"
+"""File with this replica's key in hexadecimal (mode 0600): all the secret a worker ever learns."""
+ENV_GROUP_RANK = "HANMARU_GROUP_RANK"
+ENV_GROUP_SIZE = "HANMARU_GROUP_SIZE"
+ENV_GROUP_ADDRESS = "HANMARU_GROUP_ADDRESS"
+"""`host:port` where rank 0 of the group waits for the others."""
+ENV_ADVERTISE_HOST = "HANMARU_ADVERTISE_HOST"
+"""Host that gateways reach this worker by; default 127.0.0.1."""
+
+API_KEY_PREFIX = "hmk_"
+"""Every API key begins with it, so that secret scanners can find leaked ones."""

@@ -1,0 +1,68 @@
+"""Every Redis key and channel, and which role may touch it.
+
+Keys start with `hm:`. What one script or transaction touches together shares a hash tag, so that a Redis Cluster works.
+"""
+
+from __future__ import annotations
+
+from hanmaru_contracts.names import ModelId, ReplicaId, RequestId, TenantId
+
+MODELS = "hm:models"
+"""Set of every model id that ever had a worker; a member without live workers means nothing."""
+
+
+def workers(model: ModelId) -> str:
+    """Sorted set: replica id -> last renewal (Redis server seconds). Members whose lease key is gone are dead."""
+    return f"hm:{{{model}}}:workers"
+
+
+def worker_lease(model: ModelId, replica: ReplicaId) -> str:
+    """A signed `WorkerRecord`; expires with the lease."""
+    return f"hm:{{{model}}}:worker:{replica}"
+
+
+def artifact(model: ModelId, digest: str) -> str:
+    """Packed `ModelArtifact` by its SHA-256."""
+    return f"hm:{{{model}}}:artifact:{digest}"
+
+
+TENANTS = "hm:{tenants}:specs"
+"""Hash: tenant id -> JSON `TenantSpec`."""
+TENANTS_VERSION = "hm:{tenants}:version"
+"""String: digest of all of `TENANTS`; gateways reload when it changes, writers restore when it is gone."""
+
+
+def quota(tenant: TenantId, limit: str) -> str:
+    """Hash with one token bucket a counted unit, of one named limit of one tenant."""
+    return f"hm:{{t:{tenant}}}:quota:{limit}"
+
+
+def reservation(tenant: TenantId, request: RequestId) -> str:
+    """What one admitted request still holds; whoever deletes it settles it, so it is settled once."""
+    return f"hm:{{t:{tenant}}}:reservation:{request}"
+
+
+# Redis ACL rules by role, as arguments of ACL SETUSER. Redis 6.2: patterns without read/write split.
+_CONNECTION = ("+ping", "+hello", "+auth", "+client|setinfo", "+client|setname", "+client|id", "+select", "+time")
+ACL_RULES: dict[str, tuple[str, ...]] = {
+    "worker": (
+        "~hm:models",
+        "~hm:{*/*}:worker*",
+        "~hm:{*/*}:artifact:*",
+        *_CONNECTION,
+        "+multi", "+exec", "+discard",
+        "+set", "+get", "+del", "+exists", "+pexpire", "+expire", "+sadd", "+zadd", "+zrem", "+zremrangebyscore",
+    ),
+    "gateway": (
+        "~hm:models",
+        "~hm:{*/*}:worker*",
+        "~hm:{*/*}:artifact:*",
+        "~hm:{tenants}:*",
+        "~hm:{t:*}:*",
+        *_CONNECTION,
+        "+multi", "+exec", "+discard", "+eval", "+evalsha", "+script|load",
+        "+get", "+mget", "+set", "+del", "+exists", "+expire", "+pexpire", "+smembers", "+zrange", "+zrangebyscore",
+        "+hgetall", "+hget", "+hmget", "+hset", "+hdel", "+hincrby", "+hincrbyfloat",
+    ),
+}  # fmt: skip
+"""One Redis user a role; neither may FLUSHALL or CONFIG, and a worker never sees quotas or tenants."""

@@ -1,0 +1,1 @@
+"""The request plane: authenticates, admits, routes and streams; Ray Serve carries it."""

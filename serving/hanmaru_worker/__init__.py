@@ -1,0 +1,1 @@
+"""The worker: a supervisor beside one engine, and the plugin that teaches SGLang this model."""
