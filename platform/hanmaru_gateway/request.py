@@ -101,7 +101,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """An answer that comes in events. Whoever holds it closes `events`, which aborts the engine's work if unfinished."""
+    """An answer that comes in events. Its holder closes `events`, which aborts unfinished work on the engine."""
 
     request: RequestId
     events: AsyncGenerator[bytes, None] = field(repr=False)
