@@ -1,0 +1,75 @@
+# `make` prints this help. Everything is installed into .venv and .tools of this checkout; downloads are cached by uv.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# uv never fetches an interpreter: the machine's own Python (3.11 to 3.13) is used, or its absence is said.
+export UV_PYTHON_DOWNLOADS := never
+export UV_LINK_MODE ?= hardlink
+export HF_HUB_OFFLINE := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+UV := .tools/uv/bin/uv
+RUN := $(UV) run --frozen --no-sync
+STAMP := .venv/.installed
+
+##@ The main job
+.PHONY: up down smoke
+up: setup ## Start Redis, a worker with the tiny K-EXAONE and the gateway on this machine (ARGS="--workers 2")
+	@exec .venv/bin/hanmaru up --otlp-endpoint http://127.0.0.1:4317 $(ARGS)
+
+down: setup ## Stop what `make up` started
+	@.venv/bin/hanmaru down
+
+smoke: setup ## Try a running `make up` as its users would: openai client, tools, gRPC, limits, one trace
+	@$(RUN) python tests/smoke/smoke.py $(ARGS)
+
+##@ Development
+.PHONY: setup fmt lint types imports generate verify test ci checkpoint bench-gateway clean help
+setup: $(STAMP) ## Install what the project needs (done by every other target)
+
+$(UV): tools/install-uv
+	@tools/install-uv .tools/uv
+	@touch $@
+
+$(STAMP): $(UV) pyproject.toml uv.lock
+	@echo "Installing the locked packages (a first time downloads about 4 GB) …"
+	@$(UV) sync --frozen --quiet --extra laptop
+	@touch $@
+
+fmt: setup ## Format the code
+	@$(RUN) ruff format
+	@$(RUN) ruff check --fix
+
+lint: setup ## Check style (ruff)
+	@$(RUN) ruff format --check
+	@$(RUN) ruff check
+
+types: setup ## Check types (mypy, strict)
+	@$(RUN) mypy
+
+imports: setup ## Check who may import whom (import-linter)
+	@$(RUN) lint-imports
+
+generate: setup ## Write every generated file anew
+	@$(RUN) python tools/generate.py
+
+verify: setup ## Fail when a generated file is stale
+	@$(RUN) python tools/generate.py --check
+
+test: setup ## Run the tests (ARGS="-k name")
+	@$(RUN) pytest $(ARGS)
+
+ci: lint types imports verify test ## What .ci/run does
+
+checkpoint: setup ## Train the tiny K-EXAONE checkpoint anew (LAYERS=n makes a deeper one outside the checkout)
+	@$(RUN) python checkpoints/training/make.py $(if $(LAYERS),--layers $(LAYERS)) $(ARGS)
+
+bench-gateway: setup ## Measure our gateway against LiteLLM and SMG, interleaved; one JSON line last
+	@UV=$(abspath $(UV)) $(RUN) python bench/gateway/run.py $(ARGS)
+
+clean: ## Remove the environment and tools of this checkout (caches outside it stay)
+	@rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
