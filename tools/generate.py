@@ -22,6 +22,7 @@ def _contents(output: str) -> dict[Path, bytes]:
 
 
 def main() -> int:
+    """Run the generators; exit code 1 when `--check` found a stale file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail when a committed file was stale")
     check = parser.parse_args().check
