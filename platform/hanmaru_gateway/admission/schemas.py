@@ -1,0 +1,122 @@
+"""Bounds on JSON schemas: what the engine turns into a grammar must stay cheap to compile.
+
+The engine compiles every schema into an automaton in the process that schedules all tenants' requests; a short schema
+can stand for a huge automaton (counted repeats, nested ones) or point elsewhere (`$ref`). Pure; called through
+`allowlist` and `messages`. Whether a schema is a *valid* schema is the engine's to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from hanmaru_gateway.admission.bounds import Bounds, refuse, shown
+
+_COUNTS = (
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "minContains",
+    "maxContains",
+)
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_REPEAT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
+_BEYOND = 1 << 40
+"""Sizes stop growing here: enough to be over every bound, small enough to stay cheap."""
+
+
+def check_depth(value: object, where: str, bounds: Bounds) -> None:
+    """Refuse what nests deeper than `bounds.depth`."""
+    for depth, _ in _nodes(value):
+        if depth > bounds.depth:
+            refuse(where, f"nests deeper than {bounds.depth} levels; flatten it")
+
+
+def check_schema(schema: dict[str, object], where: str, bounds: Bounds) -> None:
+    """Refuse a schema that is too large, too deep, repeats too much, or refers outside itself."""
+    size = len(msgspec.json.encode(schema))
+    if size > bounds.schema_bytes:
+        refuse(where, f"takes {size} bytes; at most {bounds.schema_bytes} are accepted")
+    check_depth(schema, where, bounds)
+    for _, node in _nodes(schema):
+        for key, value in node.items():
+            if key in _COUNTS and isinstance(value, (int, float)) and value > bounds.schema_repeats:
+                refuse(where, f"{key} is {shown(value)}; at most {bounds.schema_repeats} is accepted")
+            elif key == "pattern" and isinstance(value, str):
+                _check_pattern(value, where, bounds)
+            elif key == "patternProperties" and isinstance(value, dict):
+                for pattern in value:
+                    _check_pattern(pattern, where, bounds)
+            elif key in _REFERENCES and isinstance(value, str) and not value.startswith("#"):
+                refuse(where, f"{key} is {shown(value)}; only references into the same schema (`#…`) are followed")
+
+
+def _nodes(value: object) -> Iterator[tuple[int, dict[str, object]]]:
+    # Iterative, because the depth is what is being checked. Lists count as levels and are reported as empty nodes.
+    stack: list[tuple[int, object]] = [(1, value)]
+    while stack:
+        depth, item = stack.pop()
+        if isinstance(item, dict):
+            yield depth, item
+            stack.extend((depth + 1, child) for child in item.values())
+        elif isinstance(item, list):
+            yield depth, {}
+            stack.extend((depth + 1, child) for child in item)
+
+
+def _check_pattern(pattern: str, where: str, bounds: Bounds) -> None:
+    if len(pattern) > bounds.pattern_chars:
+        refuse(where, f"a pattern has {len(pattern)} characters; at most {bounds.pattern_chars} are accepted")
+    states = pattern_states(pattern)
+    if states > bounds.pattern_states:
+        refuse(
+            where,
+            f"pattern {shown(pattern)} stands for {states} characters when its repeats are written out; "
+            f"at most {bounds.pattern_states} are accepted: use smaller counts",
+        )
+
+
+def pattern_states(pattern: str) -> int:
+    """How many characters a regular expression has once `{m,n}` is written out (an automaton's size grows with it).
+
+    An estimate from the syntax alone: escapes and character classes count as one, groups as their content.
+    """
+    groups = [0]  # size of each open group, the whole expression first
+    last = 0  # size of what a repeat would repeat
+    i = 0
+    while i < len(pattern):
+        char = pattern[i]
+        repeat = _REPEAT.match(pattern, i) if char == "{" else None
+        if repeat:
+            times = max((int(digits) for digits in repeat.groups() if digits), default=1)
+            groups[-1] = min(_BEYOND, groups[-1] + last * (max(times, 1) - 1))
+            last = min(_BEYOND, last * max(times, 1))
+            i = repeat.end()
+            continue
+        if char == "(":
+            groups.append(0)
+            last = 0
+        elif char == ")" and len(groups) > 1:
+            last = groups.pop()
+            groups[-1] = min(_BEYOND, groups[-1] + last)
+        else:
+            if char == "\\":
+                i += 1
+            elif char == "[":
+                i = _end_of_class(pattern, i)
+            groups[-1] += 1
+            last = last if char in "*+?" else 1
+        i += 1
+    return min(_BEYOND, sum(groups))
+
+
+def _end_of_class(pattern: str, start: int) -> int:
+    i = start + 1
+    while i < len(pattern) and pattern[i] != "]":
+        i += 2 if pattern[i] == "\\" else 1
+    return i
