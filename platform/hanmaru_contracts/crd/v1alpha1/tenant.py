@@ -6,11 +6,10 @@ Today's source is a file (`TenantsFile`), held in Redis; the CRD of the same sha
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from hanmaru_contracts.crd.schema import StrictSchema
 from hanmaru_contracts.names import ModelId, TenantId
@@ -43,7 +42,7 @@ class Credential(StrictSchema):
     name: Name
     type: Annotated[str, StringConstraints(pattern="^APIKey$")] = "APIKey"
     api_key: ApiKey
-    expires_at: datetime | None = None
+    expires_at: AwareDatetime | None = None
     """When the credential stops working (RFC 3339 with a zone). Absent: never."""
 
 
@@ -111,6 +110,14 @@ class TenantSpec(StrictSchema):
     def isolation_domain(self, tenant: TenantId) -> str:
         """Name of the cache domain of this tenant's requests; own and shared names cannot meet."""
         return f"shared:{self.isolation.shared.name}" if self.isolation.shared else f"own:{tenant}"
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for what, named in (("credential", self.credentials), ("limit", self.limits)):
+            names = [item.name for item in named]
+            if len(set(names)) != len(names):
+                raise ValueError(f"two {what}s have the same name; a {what}'s name is unique within its tenant")
+        return self
 
 
 class NamedTenant(TenantSpec):
