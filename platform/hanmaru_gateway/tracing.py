@@ -158,7 +158,7 @@ class RequestTrace(Protocol):
         """The request is checked: names the root span and records the model and numeric parameters."""
 
     def dispatch(self, replica: ReplicaId, address: str, *, streams: bool) -> Dispatch:
-        """Begin an exchange with the engine at `address` (`http://host:port`); once more for each retry."""
+        """Begin an exchange with the engine at `address` (`host:port`); once more for each retry."""
 
     def answered(self, usage: Usage | None, finish_reasons: Sequence[str]) -> None:
         """What the engine said at the end."""
@@ -378,7 +378,7 @@ class _Recorded:
         self._root.set_attributes(attributes)
 
     def dispatch(self, replica: ReplicaId, address: str, *, streams: bool) -> _RecordedDispatch:
-        url = urlsplit(address)
+        url = urlsplit(f"//{address}")
         attributes: dict[str, AttributeValue] = {"hanmaru.replica.id": replica, "server.address": url.hostname or ""}
         if url.port is not None:
             attributes["server.port"] = url.port

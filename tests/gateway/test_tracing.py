@@ -57,7 +57,7 @@ def whole_request(tracing: Otlp, traceparent: str | None = None) -> str | None:
             pass
     trace.identified(TenantId("acme"))
     trace.asked(parsed(temperature=0.5, messages=[{"role": "user", "content": CANARY}], stop=[CANARY]))
-    dispatch = trace.dispatch(ReplicaId("r0"), "http://127.0.0.1:30000", streams=True)
+    dispatch = trace.dispatch(ReplicaId("r0"), "127.0.0.1:30000", streams=True)
     dispatch.first_token()
     dispatch.first_token()
     dispatch.end()
@@ -80,6 +80,11 @@ async def test_a_streamed_request_is_one_trace_of_eight_spans(recorder: Recorder
     assert all(parents[name] == spans["dispatch"].context.span_id for name in under_dispatch)
     assert len({span.context.trace_id for span in spans.values()}) == 1
     assert spans["dispatch"].kind is SpanKind.CLIENT
+    assert dict(spans["dispatch"].attributes or {}) == {
+        "hanmaru.replica.id": "r0",
+        "server.address": "127.0.0.1",
+        "server.port": 30000,
+    }
 
 
 async def test_the_root_follows_the_genai_conventions(recorder: Recorder) -> None:
@@ -157,7 +162,7 @@ async def test_only_what_is_our_fault_marks_a_span_as_failed(
 ) -> None:
     recorder = Recorder()
     trace = recorder.tracing.request(Kind.COMPLETION, REQUEST, None)
-    dispatch = trace.dispatch(ReplicaId("r0"), "http://127.0.0.1:30000", streams=True)
+    dispatch = trace.dispatch(ReplicaId("r0"), "127.0.0.1:30000", streams=True)
     dispatch.end(error)
     trace.end(error)
     trace.end()
@@ -171,9 +176,9 @@ async def test_only_what_is_our_fault_marks_a_span_as_failed(
 
 async def test_a_second_try_is_a_second_dispatch(recorder: Recorder) -> None:
     trace = recorder.tracing.request(Kind.CHAT, REQUEST, None)
-    first = trace.dispatch(ReplicaId("r0"), "http://127.0.0.1:30000", streams=False)
+    first = trace.dispatch(ReplicaId("r0"), "127.0.0.1:30000", streams=False)
     first.end(ErrorCode.WORKER_LOST)
-    second = trace.dispatch(ReplicaId("r1"), "http://127.0.0.1:30001", streams=False)
+    second = trace.dispatch(ReplicaId("r1"), "127.0.0.1:30001", streams=False)
     second.end()
     trace.end()
     await recorder.tracing.close()
@@ -191,7 +196,7 @@ def test_a_request_that_is_not_traced_allocates_nothing() -> None:
         with trace.stage(Stage.AUTH):
             pass
         trace.asked(request)
-        dispatch = trace.dispatch(ReplicaId("r0"), "http://127.0.0.1:30000", streams=True)
+        dispatch = trace.dispatch(ReplicaId("r0"), "127.0.0.1:30000", streams=True)
         dispatch.first_token()
         dispatch.end()
         trace.end()
