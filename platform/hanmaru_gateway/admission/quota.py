@@ -1,0 +1,274 @@
+"""A tenant's limits: token buckets in Redis, charged for the worst case before a request runs, corrected after it.
+
+Each limit of a tenant holds up to three buckets (requests, input tokens, output tokens). A bucket holds one minute's
+worth and refills evenly; a tenant nobody has seen for a while has full ones. One script call checks every limit that
+matches the model and charges all of them or none, by Redis's clock. Over any time, what is admitted is at most one
+bucket and what refilled meanwhile.
+
+The worst case is what `reserve` is told: the prompt's tokens, and the output tokens the engine is allowed to make (for
+all of `n` together). A request that does not say how many it wants should be allowed `most_output_tokens` at most,
+so that it fits; one that asks for more than a bucket can ever hold is refused for good. `settle` gives back what was
+not used and charges what was used beyond. It happens once: whoever deletes the reservation's key settles it. A
+reservation that nobody settles expires, and its buckets have long refilled by then.
+
+Exact in whole numbers: a level counts tokens times 60,000, so that a limit of r a minute refills r units a millisecond.
+Without limits there is no call to Redis, so a tenant without limits does not notice here that Redis is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from hanmaru_contracts.crd.v1alpha1.tenant import Limit
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
+from hanmaru_contracts.names import ModelId, RequestId
+from hanmaru_contracts.redis_keys import quota, reservation
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+from hanmaru_gateway.request import Identity, RateState, Reservation
+
+CALL_TIMEOUT_S = 0.8
+"""For one exchange with Redis."""
+RESERVATION_LIFE_S = 3600.0
+"""Longer than any request runs. Buckets live as long, so that a reservation never outlives the bucket it charged."""
+
+_T = TypeVar("_T")
+
+_UNITS = ("requests", "input tokens", "output tokens")
+_SCALE = 60_000
+_MOST_PER_MINUTE = 10**11
+"""Levels stay below 2**53, where Lua's numbers are exact."""
+_RETRY_AFTER_S = 1.0
+"""When Redis is gone."""
+
+# KEYS: the reservation, then a hash for each limit. ARGV: life in ms, what is needed of each unit, then for each limit
+# its rate a minute of each unit (0: unlimited).
+# Answer when charged: 1, then the new level for each limit and unit (0 where unlimited).
+# Answer when not: 0, the wait in ms until everything needed is there, then limit, unit and level that take longest.
+_RESERVE = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local names = {'requests', 'input', 'output'}
+local levels, wait, blocked = {}, 0, nil
+for i = 2, #KEYS do
+  local kept = redis.call('HMGET', KEYS[i], 'at', 'requests', 'input', 'output')
+  -- A clock that jumped back refills nothing; one that jumped ahead refills one bucket at most.
+  local elapsed = math.max(0, now - (tonumber(kept[1]) or now))
+  for u = 1, 3 do
+    local rate = tonumber(ARGV[4 + (i - 2) * 3 + u])
+    local level = 0
+    if rate > 0 then
+      local need = tonumber(ARGV[1 + u]) * 60000
+      level = math.min(rate * 60000, (tonumber(kept[1 + u]) or rate * 60000) + elapsed * rate)
+      local lacking = math.ceil((need - level) / rate)
+      if lacking > wait then
+        wait = lacking
+        blocked = {0, wait, i - 1, u, level}
+      end
+      level = level - need
+    end
+    levels[#levels + 1] = level
+  end
+end
+if blocked then return blocked end
+for i = 2, #KEYS do
+  local fields = {'at', string.format('%.0f', now)}
+  for u = 1, 3 do
+    if tonumber(ARGV[4 + (i - 2) * 3 + u]) > 0 then
+      fields[#fields + 1] = names[u]
+      fields[#fields + 1] = string.format('%.0f', levels[(i - 2) * 3 + u])
+    end
+  end
+  redis.call('HSET', KEYS[i], unpack(fields))
+  redis.call('PEXPIRE', KEYS[i], ARGV[1] + 60000)
+end
+redis.call('SET', KEYS[1], ARGV[3] .. ' ' .. ARGV[4], 'PX', ARGV[1])
+table.insert(levels, 1, 1)
+return levels
+"""
+
+# KEYS as above. ARGV: what to add to the levels of input and output. No clock: refilling before or after an addition
+# gives the same level in the end, and the next reservation caps it.
+_SETTLE = """
+if redis.call('DEL', KEYS[1]) == 0 then return 0 end
+for i = 2, #KEYS do
+  local kept = redis.call('HMGET', KEYS[i], 'input', 'output')
+  if kept[1] then redis.call('HINCRBY', KEYS[i], 'input', ARGV[1]) end
+  if kept[2] then redis.call('HINCRBY', KEYS[i], 'output', ARGV[2]) end
+end
+return 1
+"""
+
+
+class _Script:
+    """A script by its hash, sent whole only where Redis does not know it (after a start, or emptied)."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def call(self, redis: Redis, keys: Sequence[str], arguments: Sequence[int]) -> object:
+        try:
+            return await cast("Awaitable[object]", redis.evalsha(self.sha, len(keys), *keys, *map(str, arguments)))
+        except NoScriptError:
+            return await cast("Awaitable[object]", redis.eval(self.text, len(keys), *keys, *map(str, arguments)))
+
+
+_reserve = _Script(_RESERVE)
+_settle = _Script(_SETTLE)
+
+
+class Quota:
+    """Charges tenants' limits in one Redis."""
+
+    def __init__(
+        self, redis: Redis, *, timeout_s: float = CALL_TIMEOUT_S, reservation_life_s: float = RESERVATION_LIFE_S
+    ) -> None:
+        self._redis = redis
+        self._timeout_s = timeout_s
+        self._life_ms = math.ceil(reservation_life_s * 1000)
+
+    async def reserve(
+        self, identity: Identity, model: ModelId, request: RequestId, *, prompt_tokens: int, output_tokens: int
+    ) -> Reservation:
+        """Charge the worst case of one request to every limit of its tenant that counts `model`.
+
+        Raises HanmaruError: INVALID_REQUEST when it can never fit, RATE_LIMIT_EXCEEDED when it does not fit now (with
+        the time until it will), STORE_UNAVAILABLE. Then nothing is charged; only a Redis that answers too late may
+        have charged it, until the buckets refill.
+        """
+        assert prompt_tokens >= 0
+        assert output_tokens >= 0
+        limits = matching_limits(identity, model)
+        if not limits:
+            return Reservation(identity.tenant, model, request, prompt_tokens, output_tokens, (), RateState())
+        needs = (1, prompt_tokens, output_tokens)
+        for limit in limits:
+            _require_that_it_can_fit(limit, needs)
+        rates = [_rates(limit) for limit in limits]
+        keys = [reservation(identity.tenant, request), *(quota(identity.tenant, limit.name) for limit in limits)]
+        arguments = [self._life_ms, *needs, *(rate for three in rates for rate in three)]
+        answer = cast("list[int]", await self._within_deadline(_reserve.call(self._redis, keys, arguments)))
+        if answer[0] == 0:
+            _, wait_ms, limit_number, unit_number, level = answer
+            raise _exceeded(limits[limit_number - 1], unit_number - 1, needs, level, wait_ms)
+        names = tuple(limit.name for limit in limits)
+        rate_state = _rate_state(rates, answer[1:])
+        return Reservation(identity.tenant, model, request, prompt_tokens, output_tokens, names, rate_state)
+
+    async def settle(self, held: Reservation, *, prompt_tokens: int, output_tokens: int) -> None:
+        """Replace what `held` charged by what was used. A second call does nothing. Raises STORE_UNAVAILABLE."""
+        await self.settle_many([(held, prompt_tokens, output_tokens)])
+
+    async def settle_many(self, used: Sequence[tuple[Reservation, int, int]]) -> None:
+        """Settle several in one exchange: (reservation, prompt tokens, output tokens) each."""
+        calls = [
+            (
+                [reservation(held.tenant, held.request), *(quota(held.tenant, name) for name in held.limits)],
+                [(held.prompt_tokens - prompt) * _SCALE, (held.output_tokens - output) * _SCALE],
+            )
+            for held, prompt, output in used
+            if held.limits
+        ]
+        if calls:
+            await self._within_deadline(self._settle_all(calls))
+
+    async def _settle_all(self, calls: Sequence[tuple[list[str], list[int]]]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for keys, arguments in calls:
+                pipe.evalsha(_settle.sha, len(keys), *keys, *map(str, arguments))
+            answers = await pipe.execute(raise_on_error=False)
+        for answer, (keys, arguments) in zip(answers, calls, strict=True):
+            if isinstance(answer, NoScriptError):
+                await _settle.call(self._redis, keys, arguments)
+            elif isinstance(answer, Exception):
+                raise answer
+
+    async def _within_deadline(self, exchange: Awaitable[_T]) -> _T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await exchange
+        except (RedisError, OSError, TimeoutError) as error:
+            raise HanmaruError(
+                ErrorCode.STORE_UNAVAILABLE,
+                f"limits cannot be checked now ({type(error).__name__}); try again",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from error
+
+
+def matching_limits(identity: Identity, model: ModelId) -> list[Limit]:
+    """The tenant's limits that count requests to `model` and bound anything."""
+    return [
+        limit
+        for limit in identity.spec.limits
+        if any(_rates(limit)) and (not limit.models or any(ref.id == model for ref in limit.models))
+    ]
+
+
+def most_output_tokens(identity: Identity, model: ModelId) -> int | None:
+    """The most output tokens one request can ever reserve (all of `n` together); None where nothing bounds them."""
+    return min((rate for limit in matching_limits(identity, model) if (rate := _rates(limit)[2])), default=None)
+
+
+def _rates(limit: Limit) -> tuple[int, int, int]:
+    """A minute's worth of each unit, 0 for unlimited."""
+    bounds = (limit.requests_per_minute, limit.input_tokens_per_minute, limit.output_tokens_per_minute)
+    requests, inputs, outputs = (min(bound or 0, _MOST_PER_MINUTE) for bound in bounds)
+    return requests, inputs, outputs
+
+
+def _require_that_it_can_fit(limit: Limit, needs: tuple[int, int, int]) -> None:
+    for unit, need, rate in zip(_UNITS, needs, _rates(limit), strict=True):
+        if rate and need > rate:
+            remedy = "ask for fewer (max_tokens times n)" if unit == _UNITS[2] else "shorten the prompt"
+            raise HanmaruError(
+                ErrorCode.INVALID_REQUEST,
+                f"the request may need {need} {unit}, and limit `{limit.name}` never allows more than {rate} a "
+                f"minute; {remedy}",
+                param="max_tokens" if unit == _UNITS[2] else None,
+            )
+
+
+def _exceeded(limit: Limit, unit: int, needs: tuple[int, int, int], level: int, wait_ms: int) -> HanmaruError:
+    wait_s = wait_ms / 1000
+    return HanmaruError(
+        ErrorCode.RATE_LIMIT_EXCEEDED,
+        f"limit `{limit.name}` has {max(0, level // _SCALE)} of {_rates(limit)[unit]} {_UNITS[unit]} a minute left, "
+        f"and this request needs {needs[unit]}; try again in {wait_s:.1f} s",
+        retry_after_s=wait_s,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    counts_requests: bool
+    rate: int
+    level: int
+
+    @property
+    def left(self) -> int:
+        return max(0, self.level // _SCALE)
+
+    @property
+    def reset_s(self) -> float:
+        """Until it is full."""
+        return (self.rate * _SCALE - self.level) / self.rate / 1000
+
+
+def _rate_state(rates: Sequence[tuple[int, int, int]], levels: Sequence[int]) -> RateState:
+    """The buckets with the least left: one for requests, one for tokens of either direction."""
+    flat = [(position % 3, rate) for position, rate in enumerate(rate for three in rates for rate in three)]
+    buckets = [_Bucket(unit == 0, rate, level) for (unit, rate), level in zip(flat, levels, strict=True) if rate]
+    requests = min((b for b in buckets if b.counts_requests), key=lambda b: b.level, default=None)
+    tokens = min((b for b in buckets if not b.counts_requests), key=lambda b: b.level, default=None)
+    return RateState(*_told(requests), *_told(tokens))
+
+
+def _told(bucket: _Bucket | None) -> tuple[int | None, int | None, float | None]:
+    return (bucket.rate, bucket.left, bucket.reset_s) if bucket else (None, None, None)
