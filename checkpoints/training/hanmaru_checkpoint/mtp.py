@@ -69,7 +69,19 @@ def train_mtp(model: Model, texts: Tensor) -> None:
 
 
 def chained_loss(model: Model, ids: Tensor, hidden: Tensor) -> tuple[Tensor, list[float]]:
-    """(weighted loss of the three drafts, share of each that is right).
+    """(weighted loss of the three drafts, share of each that is right)."""
+    total, right = torch.zeros(()), []
+    for draft, states in enumerate(chained_states(model, ids, hidden)):
+        logits, targets = model.logits(states), ids[:, 2 + draft : 2 + draft + states.shape[1]]
+        # Rows inside the prompt predict text that the model did not write, so only its own counts.
+        logits, targets = logits[:, PROMPT_TOKENS:], targets[:, PROMPT_TOKENS:]
+        total = total + DRAFT_WEIGHTS[draft] * F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        right.append((logits.detach().argmax(dim=-1) == targets).float().mean().item())
+    return total, right
+
+
+def chained_states(model: Model, ids: Tensor, hidden: Tensor) -> Iterator[Tensor]:
+    """The block's normed output `[batch, rows, hidden]` for each of the three drafts, all rows at once.
 
     Draft d of row p is drawn at position p+d from token p+1+d and the block's output of the draft before. It attends to
     the rows up to p, which ran on the main model's hidden states, and to its own chain's drafts.
@@ -79,7 +91,6 @@ def chained_loss(model: Model, ids: Tensor, hidden: Tensor) -> tuple[Tensor, lis
     chain = hidden[:, :num_rows]
     keys: list[Tensor] = []
     values: list[Tensor] = []
-    total, right = torch.zeros(()), []
     for draft in range(NUM_DRAFTS):
         positions = torch.arange(num_rows) + draft
         x = block.enter(model.embed(ids[:, 1 + draft : 1 + draft + num_rows]), chain)
@@ -88,13 +99,7 @@ def chained_loss(model: Model, ids: Tensor, hidden: Tensor) -> tuple[Tensor, lis
         values.append(_widen(v, attention.num_heads))
         x = x + attention.merge(_attend_chain(q, keys, values, positions, attention.window))
         chain = block.norm(x + block.layer.ffn(block.layer.ffn_norm(x)))
-        logits = model.logits(chain)
-        targets = ids[:, 2 + draft : 2 + draft + num_rows]
-        # Rows inside the prompt predict text that the model did not write, so only its own counts.
-        logits, targets = logits[:, PROMPT_TOKENS:], targets[:, PROMPT_TOKENS:]
-        total = total + DRAFT_WEIGHTS[draft] * F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        right.append((logits.detach().argmax(dim=-1) == targets).float().mean().item())
-    return total, right
+        yield chain
 
 
 def _attend_chain(q: Tensor, keys: list[Tensor], values: list[Tensor], positions: Tensor, window: int | None) -> Tensor:
