@@ -1,0 +1,89 @@
+"""The native CPU platform: everything SGLang asks of a device, answered by plain torch and psutil.
+
+SGLang instantiates the class once in each process. Operators fall to the engine's own torch forms; attention
+is `attention.py`. Quantisation, graphs and speculative decoding are left to their conservative defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import torch
+from sglang.srt.arg_groups.choices import ATTENTION_BACKEND_CHOICES, add_attention_backend_choices
+from sglang.srt.platforms.device_mixin import DeviceCapability, PlatformEnum
+from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+
+from hanmaru_worker.plugin import ATTENTION_BACKEND
+
+
+class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no types
+    """A CPU with nothing but torch: no Triton, no graphs, no compiled engine kernels, gloo between ranks."""
+
+    _enum = PlatformEnum.OOT
+    device_name = "cpu"
+    device_type = "cpu"
+    capabilities = PlatformCapabilities()
+
+    def __init__(self) -> None:
+        # Before the engine builds its argument parser: `--attention-backend` is checked against this list.
+        if ATTENTION_BACKEND not in ATTENTION_BACKEND_CHOICES:
+            add_attention_backend_choices([ATTENTION_BACKEND])
+
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        """Called after SGLang's own rule for `--device cpu` has put one of its two CPU backends there.
+
+        Neither can serve here: one needs compiled AMX kernels, the other reads the wrong pool (`attention.py`).
+        """
+        if server_args.attention_backend in (None, "intel_amx", "torch_native"):
+            server_args.attention_backend = ATTENTION_BACKEND
+
+    def get_default_attention_backend(self) -> str:
+        """The backend SGLang takes where it asks the platform rather than the arguments."""
+        return ATTENTION_BACKEND
+
+    def init_backend(self) -> None:
+        """Called once in each process that runs a model, before the model's backend is looked up."""
+        from sglang.srt.layers.attention.attention_registry import register_attention_backend
+
+        from hanmaru_worker.plugin.attention import NativeAttentionBackend
+
+        register_attention_backend(ATTENTION_BACKEND)(NativeAttentionBackend)
+
+    def get_dispatch_key_name(self) -> str:
+        """Every operator in its plain torch form."""
+        return "native"
+
+    def get_torch_distributed_backend_str(self) -> str:
+        """What ranks talk through."""
+        return "gloo"
+
+    def get_compile_backend(self, mode: str | None = None) -> str:
+        """No compilation: its first request would take half a minute."""
+        return "eager"
+
+    def get_device(self, device_id: int = 0) -> str:
+        """All ranks share the one CPU device."""
+        return "cpu"
+
+    def get_device_name(self, device_id: int = 0) -> str:
+        """For logs and metrics."""
+        return "cpu"
+
+    def get_device_capability(self, device_id: int = 0) -> DeviceCapability | None:
+        """A CUDA notion."""
+        return None
+
+    def get_device_total_memory(self, device_id: int = 0) -> int:
+        """Bytes of memory of the machine."""
+        return int(psutil.virtual_memory().total)
+
+    def get_current_memory_usage(self, device: torch.device | None = None) -> float:
+        """Bytes in use on the machine, so that total minus this is what a new pool may take."""
+        memory = psutil.virtual_memory()
+        return float(memory.total - memory.available)
+
+    def get_available_memory(self, device_id: int = 0) -> tuple[int, int]:
+        """Bytes free and bytes in all."""
+        memory = psutil.virtual_memory()
+        return int(memory.available), int(memory.total)
