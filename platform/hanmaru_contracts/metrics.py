@@ -1,0 +1,86 @@
+"""Every metric of every program: name, unit, labels and meaning, written once.
+
+The programs bind these to their Prometheus client; the reference page and dashboards are made from the same table.
+Units stand in the names (`_seconds`, `_tokens`, `_ratio`); counters end in `_total`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+REQUEST_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""From an answer of a tiny model to a long generation of the real one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric, whoever exports it."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+GATEWAY_REQUESTS = Metric(
+    "hanmaru_gateway_requests_total",
+    "counter",
+    "Requests that ended, by outcome: `ok`, `cancelled` (the client left), or an error code.",
+    ("model", "outcome"),
+)
+GATEWAY_REQUEST_SECONDS = Metric(
+    "hanmaru_gateway_request_seconds",
+    "histogram",
+    "From a request's arrival to the end of its answer.",
+    ("model",),
+    REQUEST_BUCKETS_S,
+)
+GATEWAY_FIRST_TOKEN_SECONDS = Metric(
+    "hanmaru_gateway_first_token_seconds",
+    "histogram",
+    "From a streaming request's arrival to the first event of its answer.",
+    ("model",),
+    REQUEST_BUCKETS_S,
+)
+GATEWAY_TOKENS = Metric(
+    "hanmaru_gateway_tokens_total",
+    "counter",
+    "Tokens charged, by direction: `input` or `output`.",
+    ("tenant", "model", "direction"),
+)
+GATEWAY_INFLIGHT_REQUESTS = Metric(
+    "hanmaru_gateway_inflight_requests", "gauge", "Requests that were dispatched and have not ended."
+)
+GATEWAY_WORKERS = Metric(
+    "hanmaru_gateway_workers", "gauge", "Live workers that take requests, as this gateway sees them.", ("model",)
+)
+GATEWAY_REGISTRATIONS_IGNORED = Metric(
+    "hanmaru_gateway_registrations_ignored_total",
+    "counter",
+    "Registrations that were forged, damaged or expired, counted when they appear or change.",
+)
+GATEWAY_WORKER_FAILURES = Metric(
+    "hanmaru_gateway_worker_failures_total",
+    "counter",
+    "Exchanges that a worker broke: `unreachable`, `broken`, `stalled`, `status`, `gone`.",
+    ("model", "reason"),
+)
+GATEWAY_SETTLEMENTS_PENDING = Metric(
+    "hanmaru_gateway_settlements_pending", "gauge", "Ended requests whose actual use is not yet written to Redis."
+)
+GATEWAY_SETTLEMENTS_LOST = Metric(
+    "hanmaru_gateway_settlements_lost_total",
+    "counter",
+    "Ended requests whose actual use could not be written before it was worthless; their worst case stays charged.",
+)
+GATEWAY_STORE_UP = Metric("hanmaru_gateway_store_up", "gauge", "1 while Redis answers, else 0.")
+
+WORKER_REGISTERED = Metric("hanmaru_worker_registered", "gauge", "1 while the worker holds its lease, else 0.")
+WORKER_RUNNING_REQUESTS = Metric("hanmaru_worker_running_requests", "gauge", "Requests in the engine's running batch.")
+WORKER_QUEUED_REQUESTS = Metric("hanmaru_worker_queued_requests", "gauge", "Requests that wait for the engine.")
+WORKER_KV_LOAD_RATIO = Metric("hanmaru_worker_kv_load_ratio", "gauge", "Fullest of the engine's KV pools, 0-1.")
+WORKER_RENEWALS = Metric(
+    "hanmaru_worker_renewals_total", "counter", "Renewals of the lease, by outcome: `ok` or `failed`.", ("outcome",)
+)

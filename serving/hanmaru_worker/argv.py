@@ -1,0 +1,164 @@
+"""An engine spec and a rank -> SGLang's flags and environment. Pure; `launch` calls it, `docs/sglang-plugin.md`
+explains the flags.
+
+Keys are not here: they reach the engine by the file of `--config` alone. `extra_args` of a spec may tune the engine but
+not open it: flags that would loosen what `trust.md` promises are refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hanmaru_contracts import names
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
+from hanmaru_contracts.wire.engine_spec import Device, EngineSpec
+
+from hanmaru_worker.settings import GroupRank
+
+CPU_PLATFORM = "hanmaru_cpu"
+"""Our out-of-tree platform, as `SGLANG_PLATFORM` and the entry point in pyproject.toml name it."""
+
+_KEYS_AND_DOORS = frozenset({
+    # Ours to set: the supervisor, the registration and the keys depend on them.
+    "--config", "--api-key", "--admin-api-key", "--host", "--port", "--served-model-name", "--model-path", "--model",
+    "--nnodes", "--node-rank", "--dist-init-addr", "--nccl-init-addr", "--nccl-port", "--skip-server-warmup",
+    # Code or pickles from outside.
+    "--trust-remote-code", "--load-format", "--enable-custom-logit-processor", "--custom-weight-loader",
+    "--forward-hooks", "--model-loader-extra-config", "--decrypted-config-file", "--decrypted-draft-config-file",
+    "--trust-request-chat-template", "--trust-mm-content-hashes",
+    # Listeners without our keys. With several tokenizer workers SGLang checks no key at all (read in 0.5.23).
+    "--tokenizer-worker-num", "--grpc-mode", "--smg-grpc-mode", "--grpc-port", "--smg-http-sidecar-port",
+    "--grpc-http-sidecar-port", "--use-ray", "--enable-http-worker-reuseport", "--encoder-only",
+    "--kv-events-config", "--load-publish-endpoint", "--gated-launch-port",
+    # Prompts in logs, files or traces.
+    "--log-requests", "--log-requests-level", "--log-requests-target", "--crash-dump-folder",
+    "--export-metrics-to-file", "--export-metrics-to-file-dir", "--debug-tensor-dump-output-folder",
+    "--enable-trace", "--otlp-traces-endpoint", "--trace-modules", "--spec-trace-dir",
+})  # fmt: skip
+"""Flags a spec's `extra_args` may not hold."""
+
+_SECRET_PLACES = frozenset({names.ENV_REPLICA_KEY_FILE, names.ENV_REDIS_PASSWORD_FILE, names.ENV_REDIS_USER})
+"""Variables the engine has no use for."""
+
+
+def to_argv(
+    spec: EngineSpec, rank: GroupRank, *, host: str, port: int, config_file: Path, python: str = sys.executable
+) -> tuple[str, ...]:
+    """The engine's command line. Raises HanmaruError (CONFIGURATION) when `extra_args` hold a reserved flag."""
+    _refuse_reserved(spec.extra_args)
+    flags: list[str] = ["--config", str(config_file), "--model-path", spec.checkpoint]
+    flags += ["--served-model-name", spec.route, "--host", host, "--port", str(port)]
+    flags += ["--device", spec.device.value, "--dtype", spec.dtype, "--context-length", str(spec.context_tokens)]
+    # safetensors only: any other format may be a pickle.
+    flags += ["--load-format", "safetensors"]
+    flags += _parallel_flags(spec, rank)
+    flags += _memory_flags(spec)
+    flags += _parser_flags(spec)
+    flags += _trace_flags(spec.trace_endpoint)
+    # The supervisor's first token is the warm-up. An idle engine sleeps: an idle worker may use 5 % of a core.
+    flags += ["--skip-server-warmup", "--sleep-on-idle", "--enable-metrics", "--enable-cache-report"]
+    flags += ["--constrained-json-disable-any-whitespace", "--log-level-http", "warning"]
+    return (python, "-m", "sglang.launch_server", *flags, *spec.extra_args)
+
+
+def to_environment(
+    spec: EngineSpec, rank: GroupRank, *, host: str, scratch: Path, cpus: Sequence[int], inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """All variables of the engine's process. `scratch` is a private folder; `cpus` are those it may run on."""
+    environment = {name: value for name, value in inherited.items() if name not in _SECRET_PLACES}
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        # A health check that generates may take as long as the supervisor is patient.
+        "SGLANG_HEALTH_CHECK_TIMEOUT": str(max(1, int(spec.hang_timeout_s))),
+    }
+    if rank.size == 1:
+        # Ranks of one machine meet in a file: torch's own rendezvous would listen on every interface.
+        environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{scratch}/rendezvous"
+    if rank.size == 1 or _is_loopback(host):
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    if spec.device is Device.CPU:
+        environment |= _cpu_environment(spec, rank, cpus, inherited)
+    return environment
+
+
+def trace_address(endpoint: str) -> str:
+    """`host:port` of an OTLP endpoint: the engine takes no scheme."""
+    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    if not parts.hostname or parts.port is None:
+        raise _wrong(f"traceEndpoint={endpoint!r} has no host and port; expected http://host:4317")
+    return f"{parts.hostname}:{parts.port}"
+
+
+def _parallel_flags(spec: EngineSpec, rank: GroupRank) -> list[str]:
+    sizes = spec.parallelism
+    flags = ["--tp-size", str(sizes.tensor)]
+    for flag, size in (("--ep-size", sizes.expert), ("--pp-size", sizes.pipeline), ("--dp-size", sizes.data)):
+        if size > 1:
+            flags += [flag, str(size)]
+    if rank.size > 1:
+        assert rank.address is not None
+        flags += ["--nnodes", str(rank.size), "--node-rank", str(rank.index), "--dist-init-addr", rank.address]
+    return flags
+
+
+def _memory_flags(spec: EngineSpec) -> list[str]:
+    cache = spec.kv_cache
+    flags = ["--page-size", str(cache.page_size)]
+    for flag, value in (
+        ("--max-total-tokens", cache.max_total_tokens),
+        ("--mem-fraction-static", cache.memory_fraction),
+        ("--swa-full-tokens-ratio", cache.sliding_tokens_ratio),
+    ):
+        if value is not None:
+            flags += [flag, str(value)]
+    flags += ["--max-running-requests", str(spec.max_running_requests)]
+    return [*flags, "--chunked-prefill-size", str(spec.prefill_chunk_tokens)]
+
+
+def _parser_flags(spec: EngineSpec) -> list[str]:
+    parsers = (("--reasoning-parser", spec.reasoning_parser), ("--tool-call-parser", spec.tool_call_parser))
+    return [part for flag, parser in parsers if parser is not None for part in (flag, parser)]
+
+
+def _trace_flags(endpoint: str | None) -> list[str]:
+    return [] if endpoint is None else ["--enable-trace", "--otlp-traces-endpoint", trace_address(endpoint)]
+
+
+def _cpu_environment(
+    spec: EngineSpec, rank: GroupRank, cpus: Sequence[int], inherited: Mapping[str, str]
+) -> dict[str, str]:
+    environment = {
+        "SGLANG_PLATFORM": CPU_PLATFORM,
+        # Measured on two cores, November 2026: 0.5 token/s instead of 80 without the first, 25 s instead of 0.8 s for
+        # the first request without the second.
+        "OMP_NUM_THREADS": inherited.get("OMP_NUM_THREADS", "1"),
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    sizes = spec.parallelism
+    ranks = sizes.tensor * sizes.pipeline * sizes.data
+    if ranks > 1:
+        # SGLang wants a set of cores for each rank when there are more ranks than NUMA nodes. Ranks of one machine
+        # take turns; several workers of a group on one machine begin at different cores.
+        first = rank.index * (ranks // rank.size)
+        environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(str(cpus[(first + n) % len(cpus)]) for n in range(ranks))
+    return environment
+
+
+def _refuse_reserved(extra_args: Sequence[str]) -> None:
+    for argument in extra_args:
+        flag = argument.partition("=")[0].replace("_", "-")
+        # argparse takes any unambiguous beginning of a flag for the flag.
+        if flag.startswith("--") and any(reserved.startswith(flag) for reserved in _KEYS_AND_DOORS):
+            raise _wrong(f"extraArgs hold {argument!r}: that flag is decided by the worker; remove it")
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def _wrong(message: str) -> HanmaruError:
+    return HanmaruError(ErrorCode.CONFIGURATION, message)

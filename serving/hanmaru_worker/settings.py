@@ -1,0 +1,160 @@
+"""The worker's settings, read once from its environment and the files it names.
+
+`launch` calls `read_settings`; nobody reads the environment later, except that the engine inherits it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hanmaru_contracts import names
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
+from hanmaru_contracts.names import ReplicaId
+from hanmaru_contracts.wire.engine_spec import EngineSpec
+from pydantic import ValidationError
+
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRank:
+    """This worker's place in its group: one rank a machine, rank 0 serves."""
+
+    index: int = 0
+    size: int = 1
+    address: str | None = None
+    """`host:port` where rank 0 waits for the others; None in a group of one."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this rank serves and registers."""
+        return self.index == 0
+
+    @property
+    def leader_host(self) -> str:
+        """Host of rank 0, where its supervisor answers too. Only for groups of more than one."""
+        assert self.address is not None
+        return self.address.rpartition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything one worker process is told."""
+
+    spec: EngineSpec
+    replica: ReplicaId
+    replica_key: bytes = field(repr=False)
+    redis_url: str
+    """Without credentials."""
+    redis_user: str | None
+    redis_password: str | None = field(repr=False)
+    rank: GroupRank
+    advertise_host: str
+    """Gateways reach the engine here, and it is the one address that the engine and the supervisor listen on."""
+    log_dir: Path
+
+    @property
+    def engine_port(self) -> int:
+        """Of this rank: ranks of one group may share a machine."""
+        return self.spec.http_port + self.rank.index
+
+    @property
+    def engine_address(self) -> str:
+        """`host:port` of this rank's engine."""
+        host = f"[{self.advertise_host}]" if ":" in self.advertise_host else self.advertise_host
+        return f"{host}:{self.engine_port}"
+
+    @property
+    def supervisor_port(self) -> int:
+        """Of this rank."""
+        return self.spec.supervisor_port + self.rank.index
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Settings from the variables in `names`. Raises HanmaruError (CONFIGURATION) that names what is wrong."""
+    home = Path(environ.get(names.ENV_HOME) or Path.home() / ".cache" / "hanmaru")
+    password_file = environ.get(names.ENV_REDIS_PASSWORD_FILE)
+    return Settings(
+        spec=_read_spec(Path(_required(environ, names.ENV_ENGINE_SPEC))),
+        replica=ReplicaId(_required(environ, names.ENV_REPLICA_ID)),
+        replica_key=_read_replica_key(Path(_required(environ, names.ENV_REPLICA_KEY_FILE))),
+        redis_url=environ.get(names.ENV_REDIS_URL) or f"redis://127.0.0.1:{names.REDIS_PORT}/0",
+        redis_user=environ.get(names.ENV_REDIS_USER),
+        redis_password=_read_secret(Path(password_file)) if password_file else None,
+        rank=_read_rank(environ),
+        advertise_host=environ.get(names.ENV_ADVERTISE_HOST) or "127.0.0.1",
+        log_dir=Path(environ.get(names.ENV_LOG_DIR) or home / "logs"),
+    )
+
+
+def _required(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name)
+    if not value:
+        raise _wrong(f"{name} is not set")
+    return value
+
+
+def _read_spec(path: Path) -> EngineSpec:
+    try:
+        return EngineSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise _wrong(f"cannot read the engine spec {path}: {error.strerror}") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise _wrong(f"the engine spec {path} is not valid: {faults}") from error
+
+
+def _read_replica_key(path: Path) -> bytes:
+    text = _read_secret(path)
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise _wrong(f"the replica key in {path} is not {2 * _KEY_BYTES} hexadecimal digits")
+    return key
+
+
+def _read_secret(path: Path) -> str:
+    """Contents without surrounding white space, of a file that others cannot read.
+
+    A group may read it: Kubernetes mounts Secrets group-readable for pods with an fsGroup.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & stat.S_IRWXO:
+                raise _wrong(f"{path} has mode {mode:04o}, so every user may use it; run: chmod 600 {path}")
+            return file.read().decode().strip()
+    except OSError as error:
+        raise _wrong(f"cannot read the secret file {path}: {error.strerror}") from error
+
+
+def _read_rank(environ: Mapping[str, str]) -> GroupRank:
+    index = _whole_number(environ, names.ENV_GROUP_RANK, default=0)
+    size = _whole_number(environ, names.ENV_GROUP_SIZE, default=1)
+    address = environ.get(names.ENV_GROUP_ADDRESS) or None
+    if size < 1 or not 0 <= index < size:
+        raise _wrong(f"{names.ENV_GROUP_RANK}={index} is not a rank of a group of {names.ENV_GROUP_SIZE}={size}")
+    if size > 1:
+        host, _, port = (address or "").rpartition(":")
+        if not host or not port.isdecimal():
+            raise _wrong(f"a group of {size} needs {names.ENV_GROUP_ADDRESS}=host:port of rank 0; it is {address!r}")
+    return GroupRank(index, size, address if size > 1 else None)
+
+
+def _whole_number(environ: Mapping[str, str], name: str, *, default: int) -> int:
+    text = environ.get(name)
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise _wrong(f"{name}={text!r} is not a whole number")
+    return int(text)
+
+
+def _wrong(message: str) -> HanmaruError:
+    return HanmaruError(ErrorCode.CONFIGURATION, message)
