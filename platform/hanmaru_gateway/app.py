@@ -1,0 +1,223 @@
+"""Composition root: settings in, a running gateway out. The only wiring; everything it makes it also ends.
+
+`open_gateway` serves from the event loop it is called in: a Ray Serve replica's (`deployment`), or a test's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
+from hanmaru_contracts.log import log_event
+from prometheus_client import disable_created_metrics
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from hanmaru_gateway.admission.bounds import DEFAULT_BOUNDS
+from hanmaru_gateway.admission.quota import Quota
+from hanmaru_gateway.admission.tenants import TenantFileSource, TenantStore
+from hanmaru_gateway.dispatch.dispatcher import Dispatcher
+from hanmaru_gateway.dispatch.engine import EngineClient
+from hanmaru_gateway.flow import Flow
+from hanmaru_gateway.grpc.server import GrpcServer, Tls, serve_grpc
+from hanmaru_gateway.http.asgi import RestEdge
+from hanmaru_gateway.http.server import HttpServer
+from hanmaru_gateway.meters import Meters, MetricsApp
+from hanmaru_gateway.rendering.store import RendererStore
+from hanmaru_gateway.routing.policies import least_loaded
+from hanmaru_gateway.routing.registry import Registry, StoreState
+from hanmaru_gateway.settings import Settings, read_secret
+from hanmaru_gateway.settlement import Settlements
+from hanmaru_gateway.tracing import TracingSettings, open_tracing
+
+log = logging.getLogger(__name__)
+
+REDIS_CONNECTIONS = 512
+"""More than requests that wait for Redis at once; a burst beyond is refused, not queued."""
+RENDER_THREADS = 2
+FLUSH_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that serves, and where."""
+
+    http: HttpServer
+    grpc: GrpcServer
+    metrics: HttpServer
+    flow: Flow
+    registry: Registry
+    loops: asyncio.Task[None]
+    """What runs beside the listeners; it ends only by failing."""
+
+    def require_health(self) -> None:
+        """Raise HanmaruError (INTERNAL) when a part of this process has ended that should not have."""
+        if self.loops.done() or not self.http.is_serving:
+            raise HanmaruError(ErrorCode.INTERNAL, "a part of the gateway has ended")
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Gateway]:
+    """A gateway that listens, until the block ends: then running answers end, within the settings' bound.
+
+    `environment` is read for OpenTelemetry's own variables alone. Raises HanmaruError (CONFIGURATION).
+    """
+    platform_secret = read_secret(settings.platform_secret_file, "platform secret").encode()
+    tls = _tls(settings)
+    async with AsyncExitStack() as stack:
+        tracing = open_tracing(TracingSettings.from_env(environment))
+        stack.push_async_callback(tracing.close)
+        disable_created_metrics()
+        meters = Meters()
+        redis = _redis(settings)
+        stack.push_async_callback(redis.aclose)
+        executor = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
+        stack.callback(executor.shutdown, wait=True, cancel_futures=True)
+        engines = EngineClient.open(
+            platform_secret,
+            connect_timeout_s=settings.connect_timeout_s,
+            first_token_timeout_s=settings.first_token_timeout_s,
+            stall_timeout_s=settings.stall_timeout_s,
+            answer_timeout_s=settings.answer_timeout_s,
+        )
+        stack.push_async_callback(engines.close)
+
+        tenants = TenantStore(redis)
+        quota = Quota(redis, timeout_s=settings.redis_timeout_s)
+        settlements = Settlements(quota, meters, time.monotonic)
+        renderers = RendererStore(redis, executor, time.monotonic)
+        registry = Registry(
+            redis,
+            platform_secret,
+            want_artifacts=renderers.want,
+            has_artifact=lambda digest: renderers.get(digest) is not None,
+            meters=meters,
+            now=time.monotonic,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            interval_s=settings.poll_interval_s,
+        )
+        meters.watch_inflight(lambda: registry.inflight_requests)
+        meters.watch_settlements(lambda: settlements.pending)
+        flow = Flow(
+            tenants=tenants,
+            quota=quota,
+            settlements=settlements,
+            registry=registry,
+            renderer=renderers.get,
+            dispatcher=Dispatcher(registry, engines, least_loaded, meters, random.random),
+            tracing=tracing,
+            meters=meters,
+            executor=executor,
+            platform_secret=platform_secret,
+            bounds=DEFAULT_BOUNDS,
+            unasked_tokens=settings.default_output_tokens,
+            now=time.monotonic,
+            wall_now=lambda: datetime.now(UTC),
+        )
+
+        def why_not_ready() -> list[str]:
+            missing = []
+            if registry.state is not StoreState.FRESH:
+                missing.append("store")
+            if not tenants.loaded.is_set():
+                missing.append("tenants")
+            return missing
+
+        loops = asyncio.create_task(_run_loops(settings, redis, tenants, registry, renderers, settlements))
+        stack.push_async_callback(_end, loops)
+        stack.push_async_callback(settlements.flush, FLUSH_TIMEOUT_S)
+
+        grpc = await serve_grpc(
+            flow,
+            settings.host,
+            settings.grpc_port,
+            is_ready=lambda: not why_not_ready(),
+            body_bytes=settings.body_bytes,
+            write_timeout_s=settings.write_timeout_s,
+            reuse_port=True,
+            tls=tls,
+        )
+        edge = RestEdge(
+            flow,
+            why_not_ready=why_not_ready,
+            body_bytes=settings.body_bytes,
+            body_timeout_s=settings.body_timeout_s,
+        )
+        http = HttpServer(edge, settings, settings.http_port)
+        metrics = HttpServer(MetricsApp(meters), settings, settings.metrics_port)
+        stack.push_async_callback(metrics.stop)
+        # Both at once: each gives running answers the whole of the bound.
+        stack.push_async_callback(_stop_listeners, http, grpc, settings.shutdown_timeout_s)
+        await metrics.start()
+        await http.start()
+        log_event(
+            log,
+            logging.INFO,
+            "gateway.listening",
+            host=settings.host,
+            http_port=http.port,
+            grpc_port=grpc.port,
+            metrics_port=metrics.port,
+        )
+        yield Gateway(http, grpc, metrics, flow, registry, loops)
+        log_event(log, logging.INFO, "gateway.stopping")
+
+
+async def _run_loops(
+    settings: Settings,
+    redis: Redis,
+    tenants: TenantStore,
+    registry: Registry,
+    renderers: RendererStore,
+    settlements: Settlements,
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        if settings.tenants_file is not None:
+            group.create_task(TenantFileSource(redis, settings.tenants_file).run())
+        group.create_task(tenants.run())
+        group.create_task(registry.run())
+        group.create_task(renderers.run())
+        group.create_task(settlements.run())
+
+
+async def _end(loops: asyncio.Task[None]) -> None:
+    loops.cancel()
+    await asyncio.gather(loops, return_exceptions=True)
+
+
+async def _stop_listeners(http: HttpServer, grpc: GrpcServer, timeout_s: float) -> None:
+    await asyncio.gather(http.stop(), grpc.stop(timeout_s))
+
+
+def _redis(settings: Settings) -> Redis:
+    file = settings.redis_password_file
+    return Redis.from_url(
+        settings.redis_url,
+        username=settings.redis_user,
+        password=read_secret(file, "Redis password") if file is not None else None,
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        max_connections=REDIS_CONNECTIONS,
+        # Once more, at once, and only for a connection that broke: after a restart of Redis every pooled one is dead.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        client_name="hanmaru-gateway",
+    )
+
+
+def _tls(settings: Settings) -> Tls | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Tls(
+        read_secret(settings.tls_cert_file, "TLS certificate").encode(),
+        read_secret(settings.tls_key_file, "TLS key").encode(),
+    )

@@ -1,0 +1,122 @@
+"""Reads a request's body within its bound and its time, unpacking it on the way. Called by `asgi`.
+
+The bound counts unpacked bytes, and unpacking stops where the bound does, so that a small body cannot become a large
+one. What the bodies say is nobody's business here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+_STEP_BYTES = 256 * 1024
+"""Unpacked at once, about a millisecond; then others get their turn."""
+_EITHER_HEADER = 32 + zlib.MAX_WBITS
+"""zlib finds out whether it is gzip or deflate."""
+_ENCODINGS = (b"gzip", b"x-gzip", b"deflate")
+DISCARDED_BYTES = 32 * 1024 * 1024
+DISCARDED_S = 3.0
+
+
+class ClientLeftError(Exception):
+    """The connection ended before the body had."""
+
+
+async def read_body(receive: Receive, *, encoding: bytes, declared: int | None, bound: int, timeout_s: float) -> bytes:
+    """The whole body, unpacked.
+
+    Raises HanmaruError (BODY_TOO_LARGE, REQUEST_TIMEOUT, INVALID_REQUEST) and ClientLeftError.
+
+    `encoding` is the Content-Encoding, `declared` the Content-Length.
+    """
+    if encoding not in (b"", b"identity", *_ENCODINGS):
+        raise HanmaruError(
+            ErrorCode.INVALID_REQUEST, "the body's content-encoding is not known; send gzip, deflate or none"
+        )
+    if declared is not None and declared > bound:
+        raise _too_large(bound)
+    unpacker = _Unpacker(bound) if encoding in _ENCODINGS else None
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeftError
+                part: bytes = message.get("body", b"")
+                more = message.get("more_body", False)
+                if unpacker is not None:
+                    await unpacker.feed(part)
+                    continue
+                size += len(part)
+                if size > bound:
+                    raise _too_large(bound)
+                parts.append(part)
+    except TimeoutError:
+        raise HanmaruError(ErrorCode.REQUEST_TIMEOUT, f"the body did not arrive within {timeout_s:g} s") from None
+    if unpacker is not None:
+        return unpacker.result()
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def discard_body(receive: Receive) -> bool:
+    """Read what the client still sends, keeping nothing, so that it gets to read its answer; whether it all came."""
+    size = 0
+    try:
+        async with asyncio.timeout(DISCARDED_S):
+            while size <= DISCARDED_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return False
+                if not message.get("more_body", False):
+                    return True
+                size += len(message.get("body", b""))
+    except TimeoutError:
+        return False
+    return False
+
+
+class _Unpacker:
+    """Unpacks one body step by step."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._zlib = zlib.decompressobj(_EITHER_HEADER)
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    async def feed(self, data: bytes) -> None:
+        while data and not self._zlib.eof:
+            try:
+                part = self._zlib.decompress(data, _STEP_BYTES)
+            except zlib.error:
+                raise _damaged() from None
+            data = self._zlib.unconsumed_tail
+            self._size += len(part)
+            if self._size > self._bound:
+                raise _too_large(self._bound)
+            self._parts.append(part)
+            if data:
+                await asyncio.sleep(0)
+
+    def result(self) -> bytes:
+        if not self._zlib.eof:
+            raise _damaged()
+        return b"".join(self._parts)
+
+
+def _too_large(bound: int) -> HanmaruError:
+    return HanmaruError(ErrorCode.BODY_TOO_LARGE, f"the body is larger than {bound} bytes (counted unpacked)")
+
+
+def _damaged() -> HanmaruError:
+    return HanmaruError(ErrorCode.INVALID_REQUEST, "the body is not what its content-encoding says")

@@ -1,0 +1,1 @@
+"""Where a request may go: who lives, who can, and who is least loaded."""
