@@ -8,7 +8,6 @@ When a client cancels, goes away, or its deadline passes, grpc.aio cancels the m
 which aborts the engine's work.
 """
 
-# ruff: noqa: N802 (the service names its methods)
 from __future__ import annotations
 
 import asyncio
@@ -16,10 +15,11 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
@@ -30,7 +30,6 @@ from hanmaru_gateway.flow import ModelInfo
 from hanmaru_gateway.grpc import convert
 from hanmaru_gateway.grpc.errors import STATUS, trailing_metadata
 from hanmaru_gateway.grpc.generated.hanmaru.v1 import inference_pb2 as pb
-from hanmaru_gateway.grpc.generated.hanmaru.v1 import inference_pb2_grpc as pb_grpc
 from hanmaru_gateway.rate_headers import rate_headers
 from hanmaru_gateway.request import Answer, Call, Complete, Kind, Stream
 
@@ -70,62 +69,75 @@ class Tls:
     private_key: bytes
 
 
-class _Inference(pb_grpc.InferenceServicer):
-    """The five methods; named by the service."""
+class _Inference:
+    """The service's methods, each from the bytes of its request."""
 
     def __init__(self, flow: Serves, write_timeout_s: float) -> None:
         self._flow = flow
         self._write_timeout_s = write_timeout_s
 
-    async def ChatCompletion(self, request: pb.ChatCompletionRequest, context: Context) -> pb.ChatCompletionResponse:
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The methods by name. gRPC parses no request: it would log a traceback for whatever bytes anyone sends."""
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "ChatCompletion": unary(self.chat, response_serializer=_serialised),
+                "StreamChatCompletion": stream(self.stream_chat, response_serializer=_serialised),
+                "Completion": unary(self.completion, response_serializer=_serialised),
+                "StreamCompletion": stream(self.stream_completion, response_serializer=_serialised),
+                "ListModels": unary(self.models, response_serializer=_serialised),
+            },
+        )
+
+    async def chat(self, request: bytes, context: Context) -> Message:
         async with _errors_told(context):
-            return convert.chat_response(await self._answer(Kind.CHAT, request, context))
+            body = convert.request_body(_parsed(pb.ChatCompletionRequest, request), stream=False)
+            return convert.chat_response(await self._answer(Kind.CHAT, body, context))
 
-    async def Completion(self, request: pb.CompletionRequest, context: Context) -> pb.CompletionResponse:
+    async def completion(self, request: bytes, context: Context) -> Message:
         async with _errors_told(context):
-            return convert.completion_response(await self._answer(Kind.COMPLETION, request, context))
+            body = convert.request_body(_parsed(pb.CompletionRequest, request), stream=False)
+            return convert.completion_response(await self._answer(Kind.COMPLETION, body, context))
 
-    async def StreamChatCompletion(self, request: pb.ChatCompletionRequest, context: Context) -> None:
-        await self._stream(Kind.CHAT, request, context, convert.chat_stream_part)
+    async def stream_chat(self, request: bytes, context: Context) -> None:
+        async with _errors_told(context):
+            body = convert.request_body(_parsed(pb.ChatCompletionRequest, request), stream=True)
+            await self._stream(Kind.CHAT, body, context, convert.chat_stream_part)
 
-    async def StreamCompletion(self, request: pb.CompletionRequest, context: Context) -> None:
-        await self._stream(Kind.COMPLETION, request, context, convert.completion_stream_part)
+    async def stream_completion(self, request: bytes, context: Context) -> None:
+        async with _errors_told(context):
+            body = convert.request_body(_parsed(pb.CompletionRequest, request), stream=True)
+            await self._stream(Kind.COMPLETION, body, context, convert.completion_stream_part)
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+    async def models(self, request: bytes, context: Context) -> Message:
         async with _errors_told(context):
             models = self._flow.models(_metadata(context).get("authorization"))
             return pb.ListModelsResponse(
                 models=[pb.Model(id=model.route, max_model_len=model.context_tokens) for model in models]
             )
 
-    async def _answer(
-        self, kind: Kind, request: pb.ChatCompletionRequest | pb.CompletionRequest, context: Context
-    ) -> bytes:
-        answer = await self._flow.run(_call(kind, request, context, stream=False))
+    async def _answer(self, kind: Kind, body: bytes, context: Context) -> bytes:
+        answer = await self._flow.run(_call(kind, body, context))
         assert isinstance(answer, Complete), "a request that asks for no stream gets none"
         await context.send_initial_metadata(_initial_metadata(answer, context))
         return answer.body
 
     async def _stream(
-        self,
-        kind: Kind,
-        request: pb.ChatCompletionRequest | pb.CompletionRequest,
-        context: Context,
-        to_part: Callable[[bytes], object | None],
+        self, kind: Kind, body: bytes, context: Context, to_part: Callable[[bytes], Message | None]
     ) -> None:
-        async with _errors_told(context):
-            answer = await self._flow.run(_call(kind, request, context, stream=True))
-            assert isinstance(answer, Stream), "a request that asks for a stream gets one"
-            try:
-                await context.send_initial_metadata(_initial_metadata(answer, context))
-                async for block in answer.events:
-                    part = to_part(block)
-                    if part is not None:
-                        await self._write(part, context)
-            finally:
-                await answer.events.aclose()
+        answer = await self._flow.run(_call(kind, body, context))
+        assert isinstance(answer, Stream), "a request that asks for a stream gets one"
+        try:
+            await context.send_initial_metadata(_initial_metadata(answer, context))
+            async for block in answer.events:
+                part = to_part(block)
+                if part is not None:
+                    await self._write(part, context)
+        finally:
+            await answer.events.aclose()
 
-    async def _write(self, part: object, context: Context) -> None:
+    async def _write(self, part: Message, context: Context) -> None:
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await context.write(part)
@@ -135,16 +147,24 @@ class _Inference(pb_grpc.InferenceServicer):
             ) from None
 
 
-def _call(
-    kind: Kind, request: pb.ChatCompletionRequest | pb.CompletionRequest, context: Context, *, stream: bool
-) -> Call:
+def _serialised(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+_Request = TypeVar("_Request", pb.ChatCompletionRequest, pb.CompletionRequest)
+
+
+def _parsed(message: type[_Request], request: bytes) -> _Request:
+    try:
+        return message.FromString(request)
+    except DecodeError:
+        name = message.DESCRIPTOR.full_name
+        raise HanmaruError(ErrorCode.INVALID_REQUEST, f"the request is no {name}; use the service's proto") from None
+
+
+def _call(kind: Kind, body: bytes, context: Context) -> Call:
     metadata = _metadata(context)
-    return Call(
-        kind=kind,
-        body=convert.request_body(request, stream=stream),
-        authorization=metadata.get("authorization"),
-        traceparent=metadata.get(HEADER_TRACEPARENT),
-    )
+    return Call(kind, body, metadata.get("authorization"), metadata.get(HEADER_TRACEPARENT))
 
 
 def _metadata(context: Context) -> dict[str, str]:
@@ -240,7 +260,7 @@ async def serve_grpc(
             ("grpc.keepalive_timeout_ms", KEEPALIVE_S * 1000),
         ]
     )
-    pb_grpc.add_InferenceServicer_to_server(_Inference(flow, write_timeout_s), server)  # type: ignore[no-untyped-call]
+    server.add_generic_rpc_handlers((_Inference(flow, write_timeout_s).handlers(),))
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
