@@ -24,6 +24,7 @@ from hanmaru_worker.report import LOADS_PATH, Report, read_report
 TAIL_LINES = 20
 LOADS_TIMEOUT_S = 1.0
 METRICS_TIMEOUT_S = 2.0
+CLOSED_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 15.0
 """For a killed engine to be gone with all its children."""
 _FIRST_TOKEN = {"input_ids": [1], "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
@@ -115,6 +116,18 @@ class Engine:
             ) as answer:
                 await answer.read()
                 return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def is_closed(self) -> bool:
+        """Whether its admin routes refuse the gateways' key: our plugin sees to it, if the engine has loaded it."""
+        try:
+            async with self._http.get(
+                f"{self._origin}/server_info",
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=CLOSED_TIMEOUT_S),
+            ) as answer:
+                return answer.status == 401
         except (aiohttp.ClientError, TimeoutError):
             return False
 

@@ -1,8 +1,8 @@
 """A rank above 0: runs its part of the engine, registers nothing, and ends when rank 0 is gone.
 
 `supervisor` runs it and ends the engine afterwards. It asks rank 0's supervisor for `/health` at the host of the
-group's rendezvous address and the spec's supervisor port; `group` decides. Nothing is needed the other way round: when this
-rank's engine breaks, rank 0's engine fails or hangs, and its supervisor notices.
+group's rendezvous address and the spec's supervisor port; `group` decides. Nothing is needed the other way round: when
+this rank's engine breaks, rank 0's engine fails or hangs, and its supervisor notices.
 """
 
 from __future__ import annotations

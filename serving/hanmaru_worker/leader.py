@@ -106,6 +106,8 @@ class Leader:
                     f"the engine produced no token within startupTimeoutSeconds={self._spec.startup_timeout_s:g}"
                 )
             if await self._engine.generates(left_s):
+                if not await self._engine.is_closed():
+                    raise self._engine.failure("the engine does not refuse the gateways' key on its admin routes")
                 break
             if time.monotonic() - reported >= PROGRESS_INTERVAL_S:
                 reported = time.monotonic()

@@ -1,7 +1,7 @@
-"""What SGLang is told, in each of its processes, about the K-EXAONE family.
+"""What SGLang is told, in each of its processes, about the K-EXAONE family and about who may ask what.
 
-SGLang calls `register` in every process before it reads its arguments. All of it applies to that family on any
-device, and to no other model; `docs/sglang-plugin.md` has an entry for every target. What is decided is in
+SGLang calls `register` in every process before it reads its arguments. All about the model applies to that family
+on any device, and to no other; `docs/sglang-plugin.md` has an entry for every target. What is decided is in
 `exaone.py`, how the CPU computes in `cpu.py`.
 """
 
@@ -14,7 +14,7 @@ from sglang.srt.platforms import current_platform
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_platform
 
-from hanmaru_worker.plugin import exaone
+from hanmaru_worker.plugin import access, exaone
 
 GET_CONFIG = "sglang.srt.utils.hf_transformers.config.get_config"
 ATTENTION_INIT = "sglang.srt.models.exaone_moe.ExaoneMoEAttention.__init__"
@@ -24,6 +24,8 @@ def register() -> None:
     """The entry point. Effects: SGLang's hook registry and its table of overrides by architecture."""
     HookRegistry.register(GET_CONFIG, state_hybrid_layout, HookType.AFTER)
     HookRegistry.register(ATTENTION_INIT, narrow_window, HookType.AFTER)
+    HookRegistry.register(access.DECISION, access.decide, HookType.AROUND)
+    HookRegistry.register(access.MIDDLEWARE, access.refuse_web_sockets, HookType.AFTER)
     for architecture in exaone.ARCHITECTURES:
         register_model_override(architecture)(choose_attention_backend)
 
