@@ -13,7 +13,7 @@ from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_cli.state import StateFolder
 from hanmaru_cli.terminal import Terminal
 
-ORDERLY_S = 60.0
+ORDERLY_S = 120.0
 """Gateway, workers and Redis end one after the other, each with a limit of its own."""
 KILLED_S = 20.0
 _LOOK_INTERVAL_S = 0.2

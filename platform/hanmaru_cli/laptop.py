@@ -33,9 +33,12 @@ SLIDING_TOKENS_RATIO = 0.5
 """16 sequences' windows, eviction intervals and two prefill chunks take about 8,000 tokens; the rest keeps tails."""
 RUNNING_REQUESTS = 16
 DRAIN_S = 10.0
-"""How long running answers may take to end after Ctrl-C: a person waits."""
-KILL_MARGIN_S = 10.0
-"""After its drain a part may take so long to end before it is killed."""
+"""How long an engine's running requests may take to end after Ctrl-C. The gateway ended before, so there are none."""
+GATEWAY_STOP_S = 60.0
+"""Its own limits for running answers and for Ray are 30 s and 20 s."""
+WORKER_STOP_S = DRAIN_S + 35.0
+"""On top of the drain the supervisor gives the engine 20 s to end, and itself 3 s to say goodbye."""
+REDIS_STOP_S = 10.0
 
 PLATFORM_SECRET = "platform.secret"
 """Name of its file below the state folder."""
@@ -170,7 +173,7 @@ def make_plan(
         },
         port=ports["gateway HTTP"],
         ready_path="/ready",
-        stop_s=DRAIN_S + KILL_MARGIN_S,
+        stop_s=GATEWAY_STOP_S,
     )
     return Plan(files=files, redis=redis, workers=workers, gateway=gateway, route=options.checkpoint.name)
 
@@ -198,7 +201,7 @@ def _redis(port: int, passwords: Mapping[str, str], root: Path, server: Path, fi
         environment={},
         port=port,
         ready_path=None,
-        stop_s=KILL_MARGIN_S,
+        stop_s=REDIS_STOP_S,
     )
 
 
@@ -238,12 +241,13 @@ def _worker(
             names.ENV_ENGINE_SPEC: str(spec_file),
             names.ENV_REPLICA_ID: name,
             names.ENV_REPLICA_KEY_FILE: str(key_file),
+            names.ENV_LOG_DIR: str(root / "logs"),
             names.ENV_REDIS_USER: "worker",
             names.ENV_REDIS_PASSWORD_FILE: str(root / password_file("worker")),
         },
         port=ports[_supervisor(index)],
         ready_path="/ready",
-        stop_s=DRAIN_S + KILL_MARGIN_S,
+        stop_s=WORKER_STOP_S,
     )
 
 

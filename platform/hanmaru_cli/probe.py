@@ -51,5 +51,8 @@ def _stage(body: bytes) -> str:
         said = json.loads(body)
     except ValueError:
         return "starting"
-    stage = said.get("stage") if isinstance(said, dict) else None
-    return stage if isinstance(stage, str) else "starting"
+    if isinstance(said, dict) and isinstance(phase := said.get("phase"), str):
+        return phase  # a worker's
+    if isinstance(said, dict) and isinstance(missing := said.get("missing"), list) and missing:
+        return f"waits for {', '.join(map(str, missing))}"  # a gateway's
+    return "starting"

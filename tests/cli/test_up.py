@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -82,8 +83,9 @@ def running_up(tmp_path: Path, **stand_ins: str) -> Iterator[Up]:
         running = up.state.read_running()
         up.process.kill()
         up.process.wait()
-        if running is not None:
+        if running is not None:  # the guard included, so its work is ours
             kill_marked({ENV_UP_ID: running.up_id})
+            shutil.rmtree(running.temporary, ignore_errors=True)
 
 
 def assert_nothing_left(running: Running) -> None:
