@@ -58,8 +58,12 @@ local names = {'requests', 'input', 'output'}
 local levels, wait, blocked = {}, 0, nil
 for i = 2, #KEYS do
   local kept = redis.call('HMGET', KEYS[i], 'at', 'requests', 'input', 'output')
-  -- A clock that jumped back refills nothing; one that jumped ahead refills one bucket at most.
-  local elapsed = math.max(0, now - (tonumber(kept[1]) or now))
+  -- A clock that jumped back refills nothing but goes on from there; one that jumped ahead refills one bucket at most.
+  local elapsed = now - (tonumber(kept[1]) or now)
+  if elapsed < 0 then
+    elapsed = 0
+    redis.call('HSET', KEYS[i], 'at', string.format('%.0f', now))
+  end
   for u = 1, 3 do
     local rate = tonumber(ARGV[4 + (i - 2) * 3 + u])
     local level = 0
