@@ -9,6 +9,7 @@ protobuf's maps keep none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from hanmaru_contracts.errors import ErrorCode, HanmaruError
 
 from hanmaru_gateway.grpc.generated.hanmaru.v1 import inference_pb2 as pb
 
+_Scalar = TypeVar("_Scalar")
 _JSON_TEXT = "_json"
 """Ending of fields that hold JSON text; the field they stand for is named without it."""
 
@@ -44,9 +46,9 @@ def _fields(message: Message, path: str) -> dict[str, Any]:
         if name.endswith(_JSON_TEXT):
             fields[name.removesuffix(_JSON_TEXT)] = _parsed(value, f"{path}{name}")
         elif field.message_type is None:
-            fields[name] = list(value) if field.is_repeated else value
+            fields[name] = list(value) if field.is_repeated else _finite(value, f"{path}{name}")
         elif field.message_type.GetOptions().map_entry:
-            fields[name] = dict(value)
+            fields[name] = {key: _finite(item, f"{path}{name}") for key, item in value.items()}
         elif field.is_repeated:
             fields[name] = [_value(item, f"{path}{name}[{index}]") for index, item in enumerate(value)]
         else:
@@ -63,22 +65,29 @@ def _value(message: Message, path: str) -> Any:
         case pb.Tool():
             return {"type": "function", **_fields(message, f"{path}.")}
         case Struct():
-            return {name: _plain(value) for name, value in message.fields.items()}
+            return {name: _plain(value, f"{path}.{name}") for name, value in message.fields.items()}
         case _:
             return _fields(message, f"{path}.")
 
 
-def _plain(value: Value) -> Any:
+def _plain(value: Value, path: str) -> Any:
     kind = value.WhichOneof("kind")
     if kind == "number_value":
         # Struct knows doubles alone; a template that counts wants whole numbers.
-        number = value.number_value
+        number = _finite(value.number_value, path)
         return int(number) if number.is_integer() else number
     if kind == "struct_value":
-        return {name: _plain(item) for name, item in value.struct_value.fields.items()}
+        return {name: _plain(item, f"{path}.{name}") for name, item in value.struct_value.fields.items()}
     if kind == "list_value":
-        return [_plain(item) for item in value.list_value.values]
+        return [_plain(item, path) for item in value.list_value.values]
     return None if kind in ("null_value", None) else getattr(value, kind)
+
+
+def _finite(value: _Scalar, path: str) -> _Scalar:
+    """The value; JSON has no words for infinities, and its writer would turn them into an absent field."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise HanmaruError(ErrorCode.INVALID_REQUEST, f"{path}: is not finite; send a number", param=path)
+    return value
 
 
 def _parsed(text: str, path: str) -> Any:

@@ -194,6 +194,24 @@ def test_json_text_that_is_none_is_refused_by_name(request_message: pb.ChatCompl
     assert error.value.param == param
 
 
+def _with_kwarg(number: float) -> pb.ChatCompletionRequest:
+    request = chat()
+    request.chat_template_kwargs["share"] = number
+    return request
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_cannot_say_is_refused_by_name(number: float) -> None:
+    for request, param in (
+        (chat(top_p=number), "top_p"),
+        (chat(logit_bias={"7": number}), "logit_bias"),
+        (_with_kwarg(number), "chat_template_kwargs.share"),
+    ):
+        with pytest.raises(HanmaruError) as error:
+            convert.request_body(request, stream=False)
+        assert error.value.param == param
+
+
 @given(
     text=st.text(),
     temperature=st.floats(0, 2),
