@@ -14,6 +14,7 @@ from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import ReplicaId, RequestId, TenantId
 from hanmaru_gateway.request import Kind, ParsedRequest
 from hanmaru_gateway.tracing import CLOSE_TIMEOUT_S, Off, Otlp, Stage, TracingSettings, Usage, open_tracing
+from hanmaru_testing.otlp_receiver import otlp_receiver
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -254,6 +255,19 @@ def test_a_setting_that_cannot_be_meant_is_refused(env: dict[str, str]) -> None:
 
 def test_tracing_is_off_without_an_endpoint() -> None:
     assert isinstance(open_tracing(TracingSettings()), Off)
+
+
+async def test_spans_reach_an_otlp_receiver_under_the_gateways_name() -> None:
+    with otlp_receiver() as receiver:
+        tracing = open_tracing(TracingSettings(receiver.endpoint))
+        assert isinstance(tracing, Otlp)
+        whole_request(tracing)
+        await tracing.close()
+        spans = receiver.spans()
+        resource = {pair.key: pair.value.string_value for pair in receiver.batches[0].resource.attributes}
+    assert {span.name for span in spans} >= {"chat k-exaone", "dispatch", "first token", "stream"}
+    assert resource["service.name"] == "hanmaru-gateway"
+    assert CANARY not in "".join(map(str, receiver.batches))
 
 
 @pytest.mark.timeout(60)

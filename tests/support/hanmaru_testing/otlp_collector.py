@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -105,36 +105,11 @@ class OtlpCollector:
                 process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def received(self) -> str:
-        """All that has been written, as text: for searching what must not be in it."""
-        return self._received.read_text() if self._received.exists() else ""
-
     def spans(self) -> list[ReceivedSpan]:
         """All spans received so far, in order of arrival."""
-        # The last line may be half written.
-        lines = self.received().split("\n")[:-1]
+        text = self._received.read_text() if self._received.exists() else ""
+        lines = text.split("\n")[:-1]  # the last one may be half written
         return [span for line in lines for span in _spans(json.loads(line))]
-
-    def wait_for_trace(
-        self, services: Collection[str], *, names: Collection[str] = (), timeout_s: float = 30.0
-    ) -> list[ReceivedSpan]:
-        """The spans of one trace that has spans of every one of `services`, and every one of `names`.
-
-        Spans come in batches, so that a trace grows: name the span that ends last to have it whole.
-        Raises TimeoutError saying what was received instead.
-        """
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            traces: dict[str, list[ReceivedSpan]] = {}
-            for span in self.spans():
-                traces.setdefault(span.trace_id, []).append(span)
-            for spans in traces.values():
-                if {span.service for span in spans} >= set(services) and {span.name for span in spans} >= set(names):
-                    return spans
-            if time.monotonic() > deadline_s:
-                seen = [sorted({f"{span.service}: {span.name}" for span in spans}) for spans in traces.values()]
-                raise TimeoutError(f"no trace with spans of {sorted(services)} and {sorted(names)}; received {seen}")
-            time.sleep(0.1)
 
     def _config(self) -> dict[str, Any]:
         return {
