@@ -1,0 +1,118 @@
+"""The gateway's Redis user can do exactly what a gateway does, on a real Redis; the worker's is shown in tests/worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from hanmaru_contracts import redis_keys
+from hanmaru_contracts.names import ModelId, ReplicaId, RequestId, TenantId
+from hanmaru_testing.redis_server import RedisServer
+
+MODEL, TENANT = ModelId("default/k"), TenantId("a")
+WORKERS = redis_keys.workers(MODEL)
+LEASE = redis_keys.worker_lease(MODEL, ReplicaId("k-0"))
+ARTIFACT = redis_keys.artifact(MODEL, "0" * 64)
+QUOTA = redis_keys.quota(TENANT, "default")
+RESERVATION = redis_keys.reservation(TENANT, RequestId("req-1"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer(acl=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(server: RedisServer) -> Iterator[redis.Redis]:
+    with server.client("gateway") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("PING",),
+        ("TIME",),
+        ("SMEMBERS", redis_keys.MODELS),
+        ("ZRANGE", WORKERS, "0", "-1"),
+        ("GET", LEASE),
+        ("MGET", LEASE, LEASE),
+        ("GET", ARTIFACT),
+        ("GET", redis_keys.TENANTS_VERSION),
+        ("EXISTS", redis_keys.TENANTS, redis_keys.TENANTS_VERSION),
+        ("HGETALL", redis_keys.TENANTS),
+        ("DEL", redis_keys.TENANTS),
+        ("HSET", redis_keys.TENANTS, "a", "{}"),
+        ("SET", redis_keys.TENANTS_VERSION, "1"),
+        ("MULTI",),
+        ("HSET", QUOTA, "input", "1"),
+        ("EXEC",),
+        ("EVAL", "redis.call('TIME'); return redis.call('HINCRBY', KEYS[1], 'input', 1)", "1", QUOTA),
+        ("EVAL", "return redis.call('SET', KEYS[1], '', 'PX', 1)", "1", RESERVATION),
+        ("EVAL", "redis.call('HSET', KEYS[1], 'at', 1); return redis.call('PEXPIRE', KEYS[1], 9)", "1", QUOTA),
+    ],
+    ids=" ".join,
+)
+def test_a_gateway_may_do_its_work(gateway: redis.Redis, command: tuple[str, ...]) -> None:
+    gateway.execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",),
+        ("FLUSHDB",),
+        ("CONFIG", "GET", "*"),
+        ("CONFIG", "SET", "dir", "/tmp"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("DBSIZE",),
+        ("RANDOMKEY",),
+        ("ACL", "LIST"),
+        ("ACL", "SETUSER", "x", "on", "nopass", "+@all"),
+        ("DEBUG", "SLEEP", "0"),
+        ("SHUTDOWN", "NOSAVE"),
+        ("SAVE",),
+        ("MONITOR",),
+        ("CLIENT", "LIST"),
+        ("CLIENT", "KILL", "TYPE", "normal"),
+        ("INFO",),
+        ("REPLICAOF", "127.0.0.1", "1"),
+        ("SCRIPT", "FLUSH"),
+        ("MODULE", "LIST"),
+        ("SUBSCRIBE", "x"),
+        ("PUBLISH", "x", "y"),
+        ("GET", "other"),
+        ("SET", "hm:other", "x"),
+        ("SET", "ray:job", "x"),
+        ("GET", "hm:{tenants}"),
+        ("RENAME", QUOTA, "hm:other"),
+        ("EVAL", "return redis.call('FLUSHALL')", "0"),
+        ("EVAL", "return redis.call('CONFIG', 'GET', '*')", "0"),
+        ("EVAL", "return redis.call('KEYS', '*')", "0"),
+        ("EVAL", "return redis.call('GET', 'other')", "0"),
+        ("EVAL", "return redis.call('SET', KEYS[1], 'x')", "1", "other"),
+    ],
+    ids=" ".join,
+)
+def test_a_gateway_may_do_nothing_else(gateway: redis.Redis, command: tuple[str, ...]) -> None:
+    with pytest.raises(redis.ResponseError) as caught:
+        gateway.execute_command(*command)
+    said = str(caught.value).lower()
+    assert "permission" in said or "the user executing the script can't" in said, said
+
+
+def test_neither_role_has_all_commands_or_all_keys() -> None:
+    for rules in redis_keys.ACL_RULES.values():
+        assert not {"~*", "allkeys", "+@all", "allcommands", "nopass"} & set(rules)
+
+
+def test_what_one_exchange_touches_together_shares_a_slot() -> None:
+    def tag(key: str) -> str:
+        return key[key.index("{") : key.index("}")]
+
+    assert tag(redis_keys.TENANTS) == tag(redis_keys.TENANTS_VERSION)
+    assert tag(QUOTA) == tag(RESERVATION)
+    assert tag(WORKERS) == tag(LEASE) == tag(ARTIFACT)
