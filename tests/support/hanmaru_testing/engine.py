@@ -33,7 +33,7 @@ ENGINE_ENVIRONMENT: Mapping[str, str] = {
     "SGLANG_EXTERNAL_MODEL_PACKAGE": "hanmaru_worker.plugin.models",
 }
 
-READY_DEADLINE_S = 180.0
+READY_DEADLINE_S = 300.0
 REQUEST_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 10.0
 
@@ -81,6 +81,18 @@ class Engine:
         """The server and everything it has started: tokenizer, schedulers (one a rank), detokenizer."""
         server = psutil.Process(self.pid)
         return [server, *server.children(recursive=True)]
+
+    def cpu_shares(self, seconds: float) -> dict[str, float]:
+        """Share of one core each of the engine's processes used over the next `seconds`, by name and pid."""
+        processes = self.processes()
+        before = [_cpu_s(process) for process in processes]
+        started = time.monotonic()
+        time.sleep(seconds)
+        elapsed_s = time.monotonic() - started
+        return {
+            f"{process.name()}[{process.pid}]": (_cpu_s(process) - used) / elapsed_s
+            for process, used in zip(processes, before, strict=True)
+        }
 
 
 @contextmanager
@@ -158,6 +170,11 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
             process.kill()
     server.wait(STOP_DEADLINE_S)
     psutil.wait_procs(left, timeout=STOP_DEADLINE_S)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _post(url: str, body: Mapping[str, Any], deadline_s: float) -> Any:
