@@ -192,8 +192,9 @@ class Leader:
         """Ask for a token three times within each hang timeout; never ends by itself."""
         while True:
             asked_at = time.monotonic()
+            pulse.asked(asked_at)
             if await self._engine.answers(self._spec.hang_timeout_s):
-                pulse.token(asked_at)
+                pulse.answered()
             await asyncio.sleep(max(0.0, asked_at + self._spec.hang_timeout_s / 3 - time.monotonic()))
 
     async def _deregister(self) -> None:

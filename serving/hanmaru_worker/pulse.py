@@ -16,25 +16,32 @@ class Pulse:
         self._limit_s = limit_s
         self._heartbeat: float | None = None
         self._heartbeat_at = now
-        self._token_at = now
+        self._unanswered_since: float | None = None
 
     def heartbeat(self, stamp: float, now: float) -> None:
         """The scheduler's latest snapshot bears `stamp`, on its own clock: only a change says something."""
         if stamp != self._heartbeat:
             self._heartbeat, self._heartbeat_at = stamp, now
 
-    def token(self, asked_at: float) -> None:
-        """A health check asked at `asked_at` was answered."""
-        self._token_at = max(self._token_at, asked_at)
+    def asked(self, now: float) -> None:
+        """A health check was sent; an earlier one may still wait for its answer."""
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+
+    def answered(self) -> None:
+        """A health check was answered."""
+        self._unanswered_since = None
 
     def restart(self, now: float) -> None:
         """Nobody looked for a while, so silence until now proves nothing."""
-        self._heartbeat_at = self._token_at = now
+        self._heartbeat_at = now
+        if self._unanswered_since is not None:
+            self._unanswered_since = now
 
     def complaint(self, now: float) -> str | None:
         """What is missing and since when, or None while the engine lives."""
         if now - self._heartbeat_at > self._limit_s:
             return f"its scheduler has not moved for {now - self._heartbeat_at:.0f} s"
-        if now - self._token_at > self._limit_s:
-            return f"it has not produced a token for {now - self._token_at:.0f} s though asked to"
+        if self._unanswered_since is not None and now - self._unanswered_since > self._limit_s:
+            return f"it was asked for a token {now - self._unanswered_since:.0f} s ago and has produced none"
         return None
