@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from candidates import MODES
-from rig import ENGINE_CORE, HERE, PROXY_CORE, Cell, Route, machine, measure_all, started, table
+from rig import ENGINE_CORE, HERE, PROXY_CORE, Cell, Route, machine, measure_all, started, table, wait_until_serving
 
 FIRST_PORT = 22100
 CELLS = [Cell(clients, is_streaming) for clients in (1, 64) for is_streaming in (False, True)]
@@ -38,6 +38,8 @@ def main() -> None:
             argv = [sys.executable, str(HERE / "candidates.py"), mode, "--port", str(port), "--engine", engine_url]
             process = stack.enter_context(started(argv, PROXY_CORE, logs / f"{mode}.log"))
             routes.append(Route(mode, f"http://127.0.0.1:{port}", [process], log_path=logs / f"{mode}.log"))
+            # One after the other: HAProxy's manager is killed when its start takes long.
+            wait_until_serving(routes[-1])
         samples = measure_all(routes, CELLS, args.rounds, args.seconds)
         print(table(samples, routes, CELLS, "direct"))
         print(json.dumps(seen))

@@ -18,7 +18,6 @@ Without limits there is no call to Redis, so a tenant without limits does not no
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,9 @@ from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import ModelId, RequestId
 from hanmaru_contracts.redis_keys import quota, reservation
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
+from hanmaru_gateway.admission.script_lane import Script, ScriptLane
 from hanmaru_gateway.request import Identity, RateState, Reservation
 
 CALL_TIMEOUT_S = 0.8
@@ -110,22 +110,8 @@ return 1
 """
 
 
-class _Script:
-    """A script by its hash, sent whole only where Redis does not know it (after a start, or emptied)."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-    async def call(self, redis: Redis, keys: Sequence[str], arguments: Sequence[int]) -> object:
-        try:
-            return await cast("Awaitable[object]", redis.evalsha(self.sha, len(keys), *keys, *map(str, arguments)))
-        except NoScriptError:
-            return await cast("Awaitable[object]", redis.eval(self.text, len(keys), *keys, *map(str, arguments)))
-
-
-_reserve = _Script(_RESERVE)
-_settle = _Script(_SETTLE)
+_reserve = Script(_RESERVE)
+_settle = Script(_SETTLE)
 
 
 class Quota:
@@ -137,6 +123,7 @@ class Quota:
         self._redis = redis
         self._timeout_s = timeout_s
         self._life_ms = math.ceil(reservation_life_s * 1000)
+        self._reservations = ScriptLane(redis, _reserve, timeout_s=timeout_s)
 
     async def reserve(
         self, identity: Identity, model: ModelId, request: RequestId, *, prompt_tokens: int, output_tokens: int
@@ -158,7 +145,7 @@ class Quota:
         rates = [_rates(limit) for limit in limits]
         keys = [reservation(identity.tenant, request), *(quota(identity.tenant, limit.name) for limit in limits)]
         arguments = [self._life_ms, *needs, *(rate for three in rates for rate in three)]
-        answer = cast("list[int]", await self._within_deadline(_reserve.call(self._redis, keys, arguments)))
+        answer = cast("list[int]", await self._within_deadline(self._reservations.call(keys, arguments)))
         if answer[0] == 0:
             _, wait_ms, limit_number, unit_number, level = answer
             raise _exceeded(limits[limit_number - 1], unit_number - 1, needs, level, wait_ms)
@@ -184,14 +171,8 @@ class Quota:
             await self._within_deadline(self._settle_all(calls))
 
     async def _settle_all(self, calls: Sequence[tuple[list[str], list[int]]]) -> None:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for keys, arguments in calls:
-                pipe.evalsha(_settle.sha, len(keys), *keys, *map(str, arguments))
-            answers = await pipe.execute(raise_on_error=False)
-        for answer, (keys, arguments) in zip(answers, calls, strict=True):
-            if isinstance(answer, NoScriptError):
-                await _settle.call(self._redis, keys, arguments)
-            elif isinstance(answer, Exception):
+        for answer in await _settle.call_many(self._redis, calls):
+            if isinstance(answer, Exception):
                 raise answer
 
     async def _within_deadline(self, exchange: Awaitable[_T]) -> _T:
