@@ -80,9 +80,20 @@ def to_environment(
         environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{scratch}/rendezvous"
     if rank.size == 1 or _is_loopback(host):
         environment["GLOO_SOCKET_IFNAME"] = "lo"
+    if spec.trace_endpoint is not None:
+        environment = {**_TRACE_DEFAULTS, **environment}
     if spec.device is Device.CPU:
         environment |= _cpu_environment(spec, rank, cpus, inherited)
     return environment
+
+
+_TRACE_DEFAULTS = {
+    # Only what a gateway recorded: else every probe and every request without a traceparent begins a trace of its own.
+    "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+    # Seven spans a request; the engine's default adds one for every decode step (both seen in 0.5.23).
+    "SGLANG_TRACE_LEVEL": "1",
+}
+"""What the engine's environment may override."""
 
 
 def trace_address(endpoint: str) -> str:

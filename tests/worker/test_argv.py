@@ -171,3 +171,12 @@ def test_the_engine_inherits_everything_but_the_supervisors_secrets() -> None:
 def test_whoever_starts_the_worker_may_give_a_rank_more_threads() -> None:
     assert environment(spec())["OMP_NUM_THREADS"] == "1"
     assert environment(spec(), OMP_NUM_THREADS="16")["OMP_NUM_THREADS"] == "16"
+
+
+def test_a_traced_engine_follows_the_gateways_decision_and_keeps_to_a_few_spans() -> None:
+    traced = spec(trace_endpoint="http://127.0.0.1:4317")
+    found = environment(traced)
+    assert found["OTEL_TRACES_SAMPLER"] == "parentbased_always_off"
+    assert found["SGLANG_TRACE_LEVEL"] == "1"
+    assert environment(traced, SGLANG_TRACE_LEVEL="3")["SGLANG_TRACE_LEVEL"] == "3"
+    assert "OTEL_TRACES_SAMPLER" not in environment(spec())
