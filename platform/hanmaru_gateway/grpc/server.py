@@ -41,6 +41,8 @@ READINESS_INTERVAL_S = 0.5
 ANSWER_BYTES = 64 * 1024 * 1024
 KEEPALIVE_S = 30
 """A connection that is silent so long is asked whether its client lives; without an answer it is closed."""
+HANDSHAKE_TIMEOUT_S = 10
+"""How long a new connection may take to speak HTTP/2 (and TLS)."""
 METADATA_BYTES = 16 * 1024
 _REQUEST_ID_CHARS = 128
 """Longest id of a caller's own that is sent back."""
@@ -256,6 +258,7 @@ async def serve_grpc(
             ("grpc.max_metadata_size", METADATA_BYTES),
             ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
             ("grpc.so_reuseport", int(reuse_port)),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_S * 1000),
             ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_S * 1000),
         ]
