@@ -93,7 +93,7 @@ _TRACE_DEFAULTS = {
     # Seven spans a request; the engine's default adds one for every decode step (both seen in 0.5.23).
     "SGLANG_TRACE_LEVEL": "1",
 }
-"""What the engine's environment may override."""
+"""What the worker's own environment may override."""
 
 
 def trace_address(endpoint: str) -> str:
