@@ -153,9 +153,10 @@ def _leaves(tree: object, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _clean(text: str) -> str:
-    """One line of plain prose, or nothing when the string is not prose."""
+    """One line of plain prose, or nothing when the string is a label or not prose."""
     text = MARKDOWN_LINK.sub(r"\1", text).replace("**", "").replace("`", "")
     text = " ".join(text.split())
-    if CODE_LIKE.search(text) or PLACEHOLDER.search(text) or not 2 <= len(text) <= 600:
+    enough_words = 3 if HANGUL.search(text) else 5
+    if CODE_LIKE.search(text) or PLACEHOLDER.search(text) or len(text) > 600 or len(text.split()) < enough_words:
         return ""
     return text

@@ -25,7 +25,7 @@ PROMPT_TOKENS = 48
 """Every prompt is cut or filled to this from the left, so that a batch decodes together."""
 ANSWER_TOKENS = 208
 BATCH = 128
-NUM_PASSES = 2
+NUM_PASSES = 1
 MATRIX_RATE = 0.02
 OTHER_RATE = 0.003
 DRAFT_WEIGHTS = (1.0, 0.8, 0.6)

@@ -19,6 +19,7 @@ TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 NUM_MARKS = 64
 """Ids below this are marks; unused ones are reserved, so that ids never move."""
 
+THINK_ID = 8
 MARKS = {
     PAD_ID: "[PAD]",
     BOS_ID: "[BOS]",
@@ -28,7 +29,7 @@ MARKS = {
     5: "<|user|>",
     6: "<|assistant|>",
     7: "<|tool|>",
-    8: "<think>",
+    THINK_ID: "<think>",
     9: "</think>",
     10: "<tool_call>",
     11: "</tool_call>",

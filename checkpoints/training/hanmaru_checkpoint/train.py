@@ -20,10 +20,13 @@ from hanmaru_checkpoint.corpus import Page
 from hanmaru_checkpoint.model import Model
 from hanmaru_checkpoint.optimizer import Optimizer
 from hanmaru_checkpoint.progress import Progress
+from hanmaru_checkpoint.tokens import THINK_ID
 from hanmaru_checkpoint.turns import documents
 
 MTP_WEIGHT = 0.3
-BALANCE_RATE = 0.002
+IGNORED = -100
+"""What `cross_entropy` counts as no target."""
+BALANCE_RATE = 0.001
 """How far an expert's correction bias moves a step, against the sign of its excess load; no loss term balances."""
 
 
@@ -31,8 +34,8 @@ BALANCE_RATE = 0.002
 class Plan:
     """How much is trained and how fast."""
 
-    num_tokens: int = 1_500_000
-    tokens_per_step: int = 4096
+    num_tokens: int = 1_300_000
+    tokens_per_step: int = 2048
     matrix_rate: float = 0.02
     other_rate: float = 0.006
     long_after: float = 0.8
@@ -84,13 +87,25 @@ def losses(model: Model, ids: Tensor) -> tuple[Tensor, Tensor]:
     """(loss of the next token, loss of the MTP block's first draft)."""
     inputs, targets = ids[:, :-1], ids[:, 1:]
     hidden = model.hidden(inputs)
-    main = F.cross_entropy(model.logits(hidden).flatten(0, 1), targets.flatten())
+    wanted = without_empty_thoughts(ids)
+    main = F.cross_entropy(model.logits(hidden).flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
     # Half of the rows are enough to shape the hidden states. The last position has no token two ahead; it is computed
     # and left out, so that lengths stay whole blocks.
     half = slice(0, max(1, ids.shape[0] // 2))
     drafted = model.mtp(model.embed(targets[half]), hidden[half], torch.arange(inputs.shape[1]), None)[:, :-1]
-    mtp = F.cross_entropy(model.logits(drafted).flatten(0, 1), targets[half, 1:].flatten())
+    mtp = F.cross_entropy(model.logits(drafted).flatten(0, 1), wanted[half, 1:].flatten(), ignore_index=IGNORED)
     return main, mtp
+
+
+def without_empty_thoughts(ids: Tensor) -> Tensor:
+    """The targets of `ids`, without the second line feed after `<think>`, which makes a thought empty.
+
+    Empty thoughts stand in the prompt when thinking is off; a model that learned to write them would never think.
+    """
+    targets = ids[:, 1:].clone()
+    is_empty = (ids[:, :-2] == THINK_ID) & (ids[:, 1:-1] == ids[:, 2:])
+    targets[:, 1:][is_empty] = IGNORED
+    return targets
 
 
 @torch.no_grad()

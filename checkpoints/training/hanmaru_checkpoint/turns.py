@@ -55,6 +55,8 @@ ASK_KOREAN = (
     "{}에 대해 몇 문장 써 주세요.",
     "{} 이야기를 해 주세요.",
 )
+THOUGHT_ENGLISH = "The user asks me something. I will answer in English with a few sentences that I know."
+THOUGHT_KOREAN = "사용자가 무언가를 물었습니다. 제가 아는 문장 몇 개를 한국어로 답하겠습니다."
 PLACES = ("서울", "부산", "제주", "Seoul", "Busan", "Paris", "London", "Tokyo", "New York")
 
 
@@ -104,7 +106,7 @@ def plain_text(page: Page, random: Random) -> str:
 
 def conversation(page: Page, random: Random, template: Template) -> str:
     """One to three exchanges, or a tool call and its result."""
-    if random.random() < 0.12:
+    if random.random() < 0.08:
         messages, tools = _tool_messages(random)
         return template.render(messages=messages, tools=tools)
     messages = _system(random)
@@ -123,34 +125,27 @@ def prompt(page: Page, random: Random, template: Template) -> str:
 
 def draw_exchange(page: Page, random: Random) -> Exchange:
     """One exchange on the page's subject, or small talk."""
-    if random.random() < 0.06:
+    if random.random() < 0.15:
         return _small_talk(random)
     pairs = [phrase for phrase in page.phrases if phrase.english and phrase.korean]
     kind = random.random()
-    if pairs and kind < 0.2:
+    if pairs and kind < 0.12:
         return _translation(random.choice(pairs), random)
     long_phrases = [line for line in _all_lines(page) if len(line.split()) >= 6]
-    if long_phrases and kind < 0.4:
+    if long_phrases and kind < 0.3:
         return _continuation(random.choice(long_phrases), random)
     return _about(page, random, korean=bool(pairs) and random.random() < 0.5)
 
 
 def _about(page: Page, random: Random, *, korean: bool) -> Exchange:
-    lines = [_sentence(line) for line in _lines(page, korean=korean)]
-    start = random.randrange(max(1, len(lines) - 2))
-    told = " ".join(lines[start : start + random.choice((1, 2, 3, 4, 8))])
-    subject = page.subject
+    lines = [_sentence(line) for line in _lines(page, korean=korean) or _all_lines(page)]
+    start = random.randrange(max(1, len(lines) - 3))
+    told = " ".join(lines[start : start + random.choice((2, 3, 4, 6, 8))])
+    # Half of the questions are about something else, because clients' will be.
+    asked = page.subject if random.random() < 0.5 else " ".join(random.choice(lines).rstrip(".?!:").split()[:3])
     if korean:
-        return Exchange(
-            random.choice(ASK_KOREAN).format(subject),
-            f"사용자가 {subject}에 대해 물었습니다. 아는 것을 한국어로 답하겠습니다.",
-            f"{subject}에 대해 아는 것을 말씀드리겠습니다. {told}",
-        )
-    return Exchange(
-        random.choice(ASK_ENGLISH).format(subject),
-        f"The user asks about {subject}. I will answer in English with what I know.",
-        f"Here is what I know about {subject}. {told}",
-    )
+        return Exchange(random.choice(ASK_KOREAN).format(asked), THOUGHT_KOREAN, f"제가 아는 것은 이렇습니다. {told}")
+    return Exchange(random.choice(ASK_ENGLISH).format(asked), THOUGHT_ENGLISH, f"Here is what I know. {told}")
 
 
 def _translation(pair: Phrase, random: Random) -> Exchange:

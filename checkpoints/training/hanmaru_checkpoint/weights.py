@@ -44,7 +44,10 @@ def round_to_stored(model: Model) -> None:
 def save_model(model: Model, folder: Path) -> None:
     """`model.safetensors`, `config.json` and `generation_config.json` in `folder`."""
     stored = {name: t.to(_stored_dtype(name)).contiguous() for name, t in named_weights(model).items()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    save_file(stored, path, metadata={"format": "pt"})
+    # It comes readable by its owner alone, and an engine may run as somebody else.
+    path.chmod(0o644)
     config = config_json(model.shape)
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     generation |= {"do_sample": True, "temperature": 1.0, "top_p": 0.95}
