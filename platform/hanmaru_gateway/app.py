@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -46,6 +46,7 @@ REDIS_CONNECTIONS = 512
 """More than requests that wait for Redis at once; a burst beyond is refused, not queued."""
 RENDER_THREADS = 2
 FLUSH_TIMEOUT_S = 3.0
+_CANCEL_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,12 @@ class Gateway:
     metrics: HttpServer
     flow: Flow
     registry: Registry
-    loops: asyncio.Task[None]
-    """What runs beside the listeners; it ends only by failing."""
+    loops: Sequence[asyncio.Task[None]]
+    """What runs beside the listeners; one that ends has failed."""
 
     def require_health(self) -> None:
         """Raise HanmaruError (INTERNAL) when a part of this process has ended that should not have."""
-        if self.loops.done() or not self.http.is_serving:
+        if any(loop.done() for loop in self.loops) or not self.http.is_serving:
             raise HanmaruError(ErrorCode.INTERNAL, "a part of the gateway has ended")
 
 
@@ -77,7 +78,7 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
     async with AsyncExitStack() as stack:
         tracing = open_tracing(TracingSettings.from_env(environment))
         stack.push_async_callback(tracing.close)
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # each would double its metric's lines
         meters = Meters()
         redis = _redis(settings)
         stack.push_async_callback(redis.aclose)
@@ -133,7 +134,10 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
                 missing.append("tenants")
             return missing
 
-        loops = asyncio.create_task(_run_loops(settings, redis, tenants, registry, renderers, settlements))
+        running = [tenants.run(), registry.run(), renderers.run(), settlements.run()]
+        if settings.tenants_file is not None:
+            running.append(TenantFileSource(redis, settings.tenants_file).run())
+        loops = [asyncio.create_task(loop) for loop in running]
         stack.push_async_callback(_end, loops)
         stack.push_async_callback(settlements.flush, FLUSH_TIMEOUT_S)
 
@@ -173,26 +177,20 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
         log_event(log, logging.INFO, "gateway.stopping")
 
 
-async def _run_loops(
-    settings: Settings,
-    redis: Redis,
-    tenants: TenantStore,
-    registry: Registry,
-    renderers: RendererStore,
-    settlements: Settlements,
-) -> None:
-    async with asyncio.TaskGroup() as group:
-        if settings.tenants_file is not None:
-            group.create_task(TenantFileSource(redis, settings.tenants_file).run())
-        group.create_task(tenants.run())
-        group.create_task(registry.run())
-        group.create_task(renderers.run())
-        group.create_task(settlements.run())
+async def _end(loops: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended; what one of them failed with is logged.
 
-
-async def _end(loops: asyncio.Task[None]) -> None:
-    loops.cancel()
-    await asyncio.gather(loops, return_exceptions=True)
+    Not a TaskGroup, which cancels once: redis-py uses `asyncio.wait_for`, and before Python 3.12 that swallows a
+    cancellation which arrives together with its result.
+    """
+    while running := [loop for loop in loops if not loop.done()]:
+        for loop in running:
+            loop.cancel()
+        await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
+    for loop in loops:
+        error = None if loop.cancelled() else loop.exception()
+        if error is not None:
+            log_event(log, logging.ERROR, "gateway.loop_failed", error=type(error).__name__)
 
 
 async def _stop_listeners(http: HttpServer, grpc: GrpcServer, timeout_s: float) -> None:

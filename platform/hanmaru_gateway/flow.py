@@ -23,14 +23,24 @@ from hanmaru_contracts.names import RequestId
 from hanmaru_gateway.admission.bounds import Bounds
 from hanmaru_gateway.admission.fields import parse_request
 from hanmaru_gateway.admission.identity import Directory
-from hanmaru_gateway.admission.quota import Quota, most_output_tokens
+from hanmaru_gateway.admission.quota import Quota, matching_limits, most_output_tokens
 from hanmaru_gateway.admission.tenants import TenantStore
 from hanmaru_gateway.dispatch.dispatcher import RETRY_AFTER_S, Dispatcher, Job, no_worker
 from hanmaru_gateway.dispatch.payload import engine_payload
 from hanmaru_gateway.life import Life
 from hanmaru_gateway.meters import Meters
 from hanmaru_gateway.rendering.renderer import Renderer
-from hanmaru_gateway.request import Answer, Call, Complete, Identity, Kind, ParsedRequest, Stream
+from hanmaru_gateway.request import (
+    Answer,
+    Call,
+    Complete,
+    Identity,
+    Kind,
+    ParsedRequest,
+    RateState,
+    Reservation,
+    Stream,
+)
 from hanmaru_gateway.routing.registry import Registry, StoreState
 from hanmaru_gateway.routing.snapshot import RequestFacts, ServedModel
 from hanmaru_gateway.settlement import Settlements
@@ -139,14 +149,19 @@ class Flow:
             unasked_tokens=self._unasked(identity, model),
         )
         with trace.stage(Stage.ADMISSION):
-            reservation = await self._quota.reserve(
+            reservation = await self._admit(
+                life,
                 identity,
-                model.id,
-                request_id,
-                prompt_tokens=len(token_ids),
-                output_tokens=output_tokens * request.n,
+                Reservation(
+                    tenant=identity.tenant,
+                    model=model.id,
+                    request=request_id,
+                    prompt_tokens=len(token_ids),
+                    output_tokens=output_tokens * request.n,
+                    limits=tuple(limit.name for limit in matching_limits(identity, model.id)),
+                    rate=RateState(),
+                ),
             )
-        life.admitted(reservation)
         job = Job(
             request=request,
             model=model,
@@ -201,8 +216,27 @@ class Flow:
             return token_ids_of(renderer, request)
         return await self._apart(token_ids_of, renderer, request)
 
-    async def _apart(self, work: Callable[[Unpack[Ts]], R], *given: Unpack[Ts]) -> R:
+    async def _apart(self, work: Callable[[Unpack[Ts]], R], *given: *Ts) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *given)
+
+    async def _admit(self, life: Life, identity: Identity, wanted: Reservation) -> Reservation:
+        """Reserve the worst case. What was charged unseen, because Redis or the caller left, is settled as well."""
+        life.admitted(wanted)
+        try:
+            reservation = await self._quota.reserve(
+                identity,
+                wanted.model,
+                wanted.request,
+                prompt_tokens=wanted.prompt_tokens,
+                output_tokens=wanted.output_tokens,
+            )
+        except HanmaruError as error:
+            if error.code is not ErrorCode.STORE_UNAVAILABLE:
+                life.refused()
+            raise
+        life.admitted(reservation)
+        _require_caller()
+        return reservation
 
     def _unasked(self, identity: Identity, model: ServedModel) -> int:
         """Output of a request that names no limit: so much of its tenant's bucket that others fit beside it."""
@@ -281,6 +315,13 @@ def fit_output(request: ParsedRequest, *, prompt_tokens: int, context_tokens: in
             param="messages" if request.kind is Kind.CHAT else "prompt",
         )
     return asked if asked is not None else max(1, min(room, unasked_tokens // request.n))
+
+
+def _require_caller() -> None:
+    """Go on only when the caller is still there: before Python 3.12 redis-py can swallow a cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _store_away() -> HanmaruError:

@@ -38,6 +38,10 @@ class Life:
         """From now on something is owed."""
         self._reservation = reservation
 
+    def refused(self) -> None:
+        """Nothing was charged after all."""
+        self._reservation = None
+
     def first_token(self) -> None:
         """A stream's first events have come."""
         if self.model is not None:

@@ -1,7 +1,7 @@
 """The only module that speaks to engines: one keep-alive pool, the OpenAI routes, and deadlines on every wait.
 
 `flow` opens one exchange for each try. How an exchange ends is a type: an answer, a stream, `EngineRefusedError`, or
-`EngineLostError`; nothing of aiohttp leaves this module. Closing an exchange closes its connection unless the answer was
+`EngineLostError`; nothing of aiohttp leaves this module. Closing an exchange ends its connection unless the answer was
 read to its end, and that is how an engine learns to stop: SGLang 0.5.23 aborts a stream's work when its connection
 ends, and work that is not streamed within its next poll of the connection. Its `/abort_request` needs the admin key,
 which gateways do not have.
@@ -65,6 +65,8 @@ class Exchange:
     async def next_block(self) -> bytes:
         """Whole events to pass on; empty at the stream's end. Raises EngineLostError."""
         while not self._reader.has_ended:
+            if self._reader.has_failed:
+                raise EngineLostError("status")
             data = await self._read()
             if not data:
                 raise EngineLostError("broken")
@@ -72,10 +74,10 @@ class Exchange:
                 block = self._reader.feed(data)
             except DamagedStreamError:
                 raise EngineLostError("broken") from None
-            if self._reader.has_failed:
-                raise EngineLostError("status")
             if block:
                 return block
+        if self._reader.has_failed:
+            raise EngineLostError("status")
         await self._read_end()
         return b""
 

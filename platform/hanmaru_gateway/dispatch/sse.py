@@ -84,17 +84,17 @@ class EventReader:
         block, self._rest = (data, b"") if cut == len(data) else (data[:cut], data[cut:])
         if block.endswith(_DONE):
             self.has_ended = True
-        if any(mark in block for mark in _USAGE) or any(mark in block for mark in _ERROR):
+        if self.has_failed or any(mark in block for mark in _USAGE) or any(mark in block for mark in _ERROR):
             block = b"".join(event for event in _events(block) if self._passes(event))
         self.events += block.count(_END)
         return block
 
     def _passes(self, event: bytes) -> bool:
-        if event.startswith(_ERROR):
+        if self.has_failed or event.startswith(_ERROR):
             self.has_failed = True
             return False
         if not any(mark in event for mark in _USAGE):
-            return not self.has_failed
+            return True
         answer = read_answer(event.removeprefix(b"data: "))
         if answer is None:
             raise DamagedStreamError("a usage event is no JSON")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import re
 import secrets
 import time
@@ -22,8 +21,9 @@ from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import HEADER_REQUEST_ID
 
 from hanmaru_gateway.flow import Flow
-from hanmaru_gateway.http.body import ClientLeftError, Receive, discard_body, read_body
+from hanmaru_gateway.http.body import ClientLeftError, Receive, RequestBody
 from hanmaru_gateway.http.errors import STATUS, error_body, error_event, retry_after
+from hanmaru_gateway.rate_headers import rate_headers
 from hanmaru_gateway.request import Call, Complete, Kind, RateState, Stream
 
 log = logging.getLogger(__name__)
@@ -72,17 +72,19 @@ class RestEdge:
             return
         headers = dict(scope["headers"])
         answer = _Response(send, headers.get(HEADER_REQUEST_ID.encode(), b""))
+        body = RequestBody(receive)
         try:
-            await self._route(scope, headers, receive, answer)
-        except HanmaruError as error:
-            await self._refuse(error, headers, receive, answer)
+            try:
+                await self._route(scope, headers, body, answer)
+            except HanmaruError as error:
+                await self._refuse(error, headers, body, answer)
         except ClientLeftError:
             return
         except Exception as error:
             log_event(log, logging.ERROR, "http.failed", path=scope["path"], error=type(error).__name__)
             await answer.error(HanmaruError(ErrorCode.INTERNAL, "the gateway failed"), close=True)
 
-    async def _route(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: _Response) -> None:
+    async def _route(self, scope: Scope, headers: dict[bytes, bytes], body: RequestBody, answer: _Response) -> None:
         path, method = scope["path"], scope["method"]
         expected = _METHODS.get(path)
         if expected is None:
@@ -91,7 +93,7 @@ class RestEdge:
             raise HanmaruError(ErrorCode.METHOD_NOT_ALLOWED, f"{path} takes {expected}, not {_short(method)}")
         kind = _KINDS.get(path)
         if kind is not None:
-            await self._generate(kind, headers, receive, answer)
+            await self._generate(kind, headers, body, answer)
         elif path == "/v1/models":
             await answer.json(200, self._models(_text(headers.get(b"authorization"))))
         elif path == "/health":
@@ -100,19 +102,17 @@ class RestEdge:
             missing = self._why_not_ready()
             await answer.json(503 if missing else 200, _encoder.encode({"ready": not missing, "missing": missing}))
 
-    async def _generate(self, kind: Kind, headers: dict[bytes, bytes], receive: Receive, answer: _Response) -> None:
+    async def _generate(self, kind: Kind, headers: dict[bytes, bytes], body: RequestBody, answer: _Response) -> None:
         authorization = _text(headers.get(b"authorization"))
         self._flow.identify(authorization)  # before the body: nobody unknown makes us hold 16 MiB
-        body = await read_body(
-            receive,
+        content = await body.read(
             encoding=headers.get(b"content-encoding", b"").strip().lower(),
             declared=_content_length(headers),
             bound=self._body_bytes,
             timeout_s=self._body_timeout_s,
         )
-        answer.has_body = True
-        call = Call(kind, body, authorization, _text(headers.get(b"traceparent")))
-        async with _WhileConnected(receive) as connection:
+        call = Call(kind, content, authorization, _text(headers.get(b"traceparent")))
+        async with _WhileConnected(body) as connection:
             result = await self._flow.run(call)
             if isinstance(result, Complete):
                 connection.is_answered = True
@@ -150,29 +150,29 @@ class RestEdge:
         )
 
     async def _refuse(
-        self, error: HanmaruError, headers: dict[bytes, bytes], receive: Receive, answer: _Response
+        self, error: HanmaruError, headers: dict[bytes, bytes], body: RequestBody, answer: _Response
     ) -> None:
         """Tell the error; when the body has not been read, let the client finish sending first, within bounds."""
         if answer.has_started:
             return
         close = False
-        if not answer.has_body and _sends_body(headers):
+        if not body.has_ended and _sends_body(headers):
             waits = headers.get(b"expect", b"").lower() == b"100-continue"
-            close = waits or error.code is ErrorCode.REQUEST_TIMEOUT or not await discard_body(receive)
+            if not waits and error.code is not ErrorCode.REQUEST_TIMEOUT:
+                await body.discard()
+            close = not body.has_ended
         await answer.error(error, close=close)
 
 
 class _Response:
     """One answer being written."""
 
-    __slots__ = ("_client_id", "_send", "has_body", "has_started")
+    __slots__ = ("_client_id", "_send", "has_started")
 
     def __init__(self, send: Send, client_id: bytes) -> None:
         self._send = send
         self._client_id = client_id if _SANE_ID.fullmatch(client_id) else b""
         self.has_started = False
-        self.has_body = False
-        """The request's body has been read."""
 
     async def start(self, status: int, headers: Headers, rate: RateState | None = None, ours: str = "") -> None:
         """Status and headers. `ours` is the gateway's id of the request, told when the client brought none."""
@@ -214,10 +214,10 @@ class _Response:
 class _WhileConnected:
     """Cancels what runs inside when the client leaves; the cancellation ends here, as nobody is left to be told."""
 
-    __slots__ = ("_receive", "_task", "_watcher", "has_left", "is_answered")
+    __slots__ = ("_body", "_task", "_watcher", "has_left", "is_answered")
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self, body: RequestBody) -> None:
+        self._body = body
         self.has_left = False
         self.is_answered = False
         """Nothing is left to cancel."""
@@ -238,27 +238,14 @@ class _WhileConnected:
         return False
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue
+        await self._body.client_leaves()
         if not self.is_answered:
             self.has_left = True
             self._task.cancel()
 
 
 def _rate_headers(rate: RateState) -> Headers:
-    """OpenAI's names; a limit that does not exist has no header."""
-    headers: Headers = []
-    for what, limit, remaining, reset_s in (
-        (b"requests", rate.limit_requests, rate.remaining_requests, rate.reset_requests_s),
-        (b"tokens", rate.limit_tokens, rate.remaining_tokens, rate.reset_tokens_s),
-    ):
-        if limit is not None:
-            headers.append((b"x-ratelimit-limit-" + what, str(limit).encode()))
-        if remaining is not None:
-            headers.append((b"x-ratelimit-remaining-" + what, str(max(0, remaining)).encode()))
-        if reset_s is not None:
-            headers.append((b"x-ratelimit-reset-" + what, f"{math.ceil(reset_s * 1000)}ms".encode()))
-    return headers
+    return [(name.encode(), value.encode()) for name, value in rate_headers(rate)]
 
 
 def _content_length(headers: dict[bytes, bytes]) -> int | None:

@@ -29,60 +29,67 @@ class ClientLeftError(Exception):
     """The connection ended before the body had."""
 
 
-async def read_body(receive: Receive, *, encoding: bytes, declared: int | None, bound: int, timeout_s: float) -> bytes:
-    """The whole body, unpacked.
+class RequestBody:
+    """The body of one request, to be read once or thrown away."""
 
-    Raises HanmaruError (BODY_TOO_LARGE, REQUEST_TIMEOUT, INVALID_REQUEST) and ClientLeftError.
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.has_ended = False
+        """All of it has come."""
 
-    `encoding` is the Content-Encoding, `declared` the Content-Length.
-    """
-    if encoding not in (b"", b"identity", *_ENCODINGS):
-        raise HanmaruError(
-            ErrorCode.INVALID_REQUEST, "the body's content-encoding is not known; send gzip, deflate or none"
-        )
-    if declared is not None and declared > bound:
-        raise _too_large(bound)
-    unpacker = _Unpacker(bound) if encoding in _ENCODINGS else None
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(timeout_s):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeftError
-                part: bytes = message.get("body", b"")
-                more = message.get("more_body", False)
-                if unpacker is not None:
-                    await unpacker.feed(part)
-                    continue
-                size += len(part)
-                if size > bound:
-                    raise _too_large(bound)
-                parts.append(part)
-    except TimeoutError:
-        raise HanmaruError(ErrorCode.REQUEST_TIMEOUT, f"the body did not arrive within {timeout_s:g} s") from None
-    if unpacker is not None:
-        return unpacker.result()
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    async def read(self, *, encoding: bytes, declared: int | None, bound: int, timeout_s: float) -> bytes:
+        """The whole body, unpacked; `encoding` is the Content-Encoding, `declared` the Content-Length.
 
+        Raises HanmaruError (BODY_TOO_LARGE, REQUEST_TIMEOUT, INVALID_REQUEST) and ClientLeftError.
+        """
+        if encoding not in (b"", b"identity", *_ENCODINGS):
+            raise HanmaruError(
+                ErrorCode.INVALID_REQUEST, "the body's content-encoding is not known; send gzip, deflate or none"
+            )
+        if declared is not None and declared > bound:
+            raise _too_large(bound)
+        unpacker = _Unpacker(bound) if encoding in _ENCODINGS else None
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.has_ended:
+                    part = await self._next()
+                    if unpacker is not None:
+                        await unpacker.feed(part)
+                        continue
+                    size += len(part)
+                    if size > bound:
+                        raise _too_large(bound)
+                    parts.append(part)
+        except TimeoutError:
+            raise HanmaruError(ErrorCode.REQUEST_TIMEOUT, f"the body did not arrive within {timeout_s:g} s") from None
+        if unpacker is not None:
+            return unpacker.result()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-async def discard_body(receive: Receive) -> bool:
-    """Read what the client still sends, keeping nothing, so that it gets to read its answer; whether it all came."""
-    size = 0
-    try:
-        async with asyncio.timeout(DISCARDED_S):
-            while size <= DISCARDED_BYTES:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return False
-                if not message.get("more_body", False):
-                    return True
-                size += len(message.get("body", b""))
-    except TimeoutError:
-        return False
-    return False
+    async def discard(self) -> None:
+        """Let the client finish sending, within bounds, so that it gets to read its answer. Raises ClientLeftError."""
+        size = 0
+        try:
+            async with asyncio.timeout(DISCARDED_S):
+                while not self.has_ended and size <= DISCARDED_BYTES:
+                    size += len(await self._next())
+        except TimeoutError:
+            return
+
+    async def client_leaves(self) -> None:
+        """Return when the connection has ended; call it once the body has."""
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        self.has_ended = not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
 
 
 class _Unpacker:

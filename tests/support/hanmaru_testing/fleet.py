@@ -126,5 +126,6 @@ async def renewing(registered: RegisteredWorker) -> AsyncIterator[RegisteredWork
     try:
         yield registered
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        while not task.done():  # before Python 3.12 redis-py can swallow a cancellation
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
