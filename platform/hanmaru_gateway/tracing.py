@@ -161,7 +161,7 @@ class RequestTrace(Protocol):
         """Begin an exchange with the engine at `address` (`host:port`); once more for each retry."""
 
     def answered(self, usage: Usage | None, finish_reasons: Sequence[str]) -> None:
-        """What the engine said at the end."""
+        """What the engine said at the end; no `finish_reasons` where nobody read them (streams pass unread)."""
 
     def end(self, error: BaseException | ErrorCode | None = None) -> None:
         """The request is over; later calls do nothing."""
@@ -385,7 +385,9 @@ class _Recorded:
         return _RecordedDispatch(self, self.child("dispatch", None, SpanKind.CLIENT, attributes), streams=streams)
 
     def answered(self, usage: Usage | None, finish_reasons: Sequence[str]) -> None:
-        attributes: dict[str, AttributeValue] = {"gen_ai.response.finish_reasons": tuple(finish_reasons)}
+        attributes: dict[str, AttributeValue] = {}
+        if finish_reasons:
+            attributes["gen_ai.response.finish_reasons"] = tuple(finish_reasons)
         if usage is not None:
             attributes["gen_ai.usage.input_tokens"] = usage.input_tokens
             attributes["gen_ai.usage.output_tokens"] = usage.output_tokens
