@@ -51,6 +51,16 @@ def worker_name(index: int) -> str:
     return f"worker-{index}"
 
 
+_NOT_INHERITED = {value for name, value in vars(names).items() if name.startswith("ENV_") and name != "ENV_HOME"} | {
+    "RAY_ADDRESS"
+}
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """What parts may inherit: settings meant for another gateway, worker or Ray in the same shell are not ours."""
+    return {name: value for name, value in environment.items() if name not in _NOT_INHERITED}
+
+
 def password_file(role: str) -> str:
     """Name of the file below the state folder that holds the password of a Redis role."""
     return f"redis-{role}.password"

@@ -75,7 +75,7 @@ def run(
             api_key=kept.api_keys[laptop.DEMO],
             state=state,
             lock=lock,
-            environment=environment,
+            environment=laptop.inherited(environment),
             terminal=terminal,
         )
         return asyncio.run(session.run())

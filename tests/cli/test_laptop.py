@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hanmaru_cli.checkpoint import Checkpoint
-from hanmaru_cli.laptop import DEMO, LIMITED, Options, Plan, Secrets, make_plan, wanted_ports
+from hanmaru_cli.laptop import DEMO, LIMITED, Options, Plan, Secrets, inherited, make_plan, wanted_ports
 from hanmaru_contracts import keys, names
 from hanmaru_contracts.crd.v1alpha1.tenant import TenantsFile
 from hanmaru_contracts.names import ModelId, ReplicaId
@@ -109,3 +109,9 @@ def test_files_are_json_where_programs_read_json() -> None:
     for path, content in plan_for().files.items():
         if path.suffix == ".json":
             json.loads(content)
+
+
+def test_settings_of_another_gateway_or_ray_in_the_same_shell_are_not_inherited() -> None:
+    environment = {"PATH": "/bin", "HANMARU_HOME": "/x", "RAY_ADDRESS": "auto", names.ENV_TENANTS_FILE: "/y"}
+    environment |= {names.ENV_GROUP_SIZE: "2", "HANMARU_TEST_RUN": "1"}
+    assert inherited(environment).keys() == {"PATH", "HANMARU_HOME", "HANMARU_TEST_RUN"}
