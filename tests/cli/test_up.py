@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -234,22 +237,64 @@ def test_asking_twice_kills_what_does_not_end(tmp_path: Path) -> None:
         assert_nothing_left(running)
 
 
-def test_a_terminal_that_hung_up_does_not_keep_it_alive(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+@contextmanager
+def on_a_terminal(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The driver as the foreground job of a terminal, and the terminal's other end."""
+    ours, its = os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     with subprocess.Popen(
         [sys.executable, DRIVER, str(FIRST_PORT)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdin=its,
+        stdout=its,
+        stderr=its,
         env={**os.environ, "HANMARU_HOME": str(home)},
         start_new_session=True,
+        preexec_fn=take_terminal,
     ) as process:
-        assert process.stdout is not None
-        state = StateFolder(home)
-        until(lambda: (running := state.read_running()) is not None and running.ready, "up")
+        os.close(its)
+        try:
+            yield process, ours
+        finally:
+            process.kill()
+
+
+def read_until(terminal: int, words: str) -> str:
+    said = b""
+    while words.encode() not in said:
+        assert select.select([terminal], [], [], DEADLINE_S)[0], said
+        said += os.read(terminal, 4096)
+    return said.decode()
+
+
+def test_ctrl_c_at_a_terminal_ends_all_in_order(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "home")
+    with on_a_terminal(tmp_path / "home") as (process, terminal):
+        said = read_until(terminal, "Ctrl-C here")
+        assert "\r\x1b[2K" in said  # one live line
         running = state.read_running()
         assert running is not None
-        process.stdout.close()
-        process.send_signal(signal.SIGHUP)
+        os.write(terminal, b"\x03")
+        read_until(terminal, "Ended.")
+        assert process.wait(DEADLINE_S) == 0
+        os.close(terminal)
+        assert [line.split()[1] for line in (state.root / "journal").read_text().splitlines()[-3:]] == [
+            "gateway",
+            "worker-0",
+            "redis",
+        ]
+        assert_nothing_left(running)
+
+
+def test_a_terminal_that_is_closed_ends_all(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "home")
+    with on_a_terminal(tmp_path / "home") as (process, terminal):
+        read_until(terminal, "Ctrl-C here")
+        running = state.read_running()
+        assert running is not None
+        os.close(terminal)  # the kernel sends SIGHUP; nothing can be printed any more
         assert process.wait(DEADLINE_S) == 0
         assert_nothing_left(running)
 
