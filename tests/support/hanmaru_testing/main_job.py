@@ -37,6 +37,7 @@ WEATHER_TOOL: dict[str, Any] = {
     "function": {
         "name": "get_weather",
         "description": "The weather of a city",
+        "strict": True,
         "parameters": {
             "type": "object",
             "properties": {
@@ -139,7 +140,9 @@ def stream_chat(target: Target) -> str:
 
 def think(target: Target) -> str:
     with target.client() as client:
-        answer = client.chat.completions.create(model=target.route, messages=_user("2 + 2?"), max_tokens=32)
+        answer = client.chat.completions.create(
+            model=target.route, messages=_user("What is a light?"), max_tokens=64, temperature=0
+        )
     reasoning = getattr(answer.choices[0].message, "reasoning_content", None)
     assert reasoning, f"no reasoning_content in {answer}"
     return f"{len(reasoning)} characters of reasoning, apart from the answer"
@@ -184,7 +187,7 @@ def speak_korean(target: Target) -> str:
     """What comes in pieces is what comes at once, and no character is cut in two."""
     request: Any = {
         "model": target.route,
-        "messages": _user("한국어로 짧게 인사해 주세요. 오늘 날씨는 어떻습니까?"),
+        "messages": _user("안녕하세요"),
         "max_tokens": 96,
         "temperature": 0,
         "extra_body": NO_THINKING,
