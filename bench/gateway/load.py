@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import ipaddress
 import json
+import os
 import socket
 import sys
 import time
@@ -68,13 +69,21 @@ class _Tally:
     first_bytes_s: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     started: int = 0
+    serial: int = os.getpid() % 1_000_000 * 1_000_000
+    """Other processes' shots send other prompts."""
+
+
+SERIAL = b"000000000000"
+"""Its place in a request is overwritten by a number, so that no two prompts of a shot are the same."""
 
 
 def request_bytes(shot: Shot) -> bytes:
-    """The one HTTP/1.1 request of a shot: a chat completion with a 200-byte prompt."""
+    """The HTTP/1.1 request of a shot: a chat completion with a 200-byte prompt that begins with `SERIAL`."""
     payload: dict[str, object] = {
         "model": shot.model,
-        "messages": [{"role": "user", "content": ("the quick brown fox jumps over it " * 8)[:PROMPT_BYTES]}],
+        "messages": [
+            {"role": "user", "content": (SERIAL.decode() + " the quick brown fox jumps over it" * 8)[:PROMPT_BYTES]}
+        ],
         "max_tokens": NUM_TOKENS,
     }
     if shot.is_streaming:
@@ -98,7 +107,8 @@ class _Client(asyncio.Protocol):
     """One client's closed loop, over as many connections as the server makes necessary."""
 
     def __init__(self, shot: Shot, tally: _Tally, request: bytes, deadline_s: float) -> None:
-        self._shot, self._tally, self._request, self._deadline_s = shot, tally, request, deadline_s
+        self._shot, self._tally, self._deadline_s = shot, tally, deadline_s
+        self._before, _, self._behind = request.partition(SERIAL)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.heard_s = time.perf_counter()
         self._is_waiting = False
@@ -124,7 +134,7 @@ class _Client(asyncio.Protocol):
         self._is_complete = False
         self._is_waiting = True
         assert self._transport is not None
-        self._transport.write(self._request)
+        self._transport.write(b"%b%012d%b" % (self._before, self._tally.serial + self._tally.started, self._behind))
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = time.perf_counter()

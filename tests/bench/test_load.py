@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -83,6 +84,21 @@ async def test_a_connection_closed_after_a_whole_answer_is_opened_again() -> Non
     async with listening(lambda: Canned(head + b"\r\nconnection: close\r\n\r\n" + body, hangs_up=True)) as url:
         result = await load.measure(shot(url, max_requests=10))
     assert (result.requests, result.errors) == (10, 0)
+
+
+async def test_no_two_prompts_of_a_shot_are_the_same() -> None:
+    seen: list[bytes] = []
+
+    class Heard(Canned):
+        def data_received(self, data: bytes) -> None:
+            seen.append(data.partition(b"\r\n\r\n")[2])
+            super().data_received(data)
+
+    async with listening(lambda: Heard(fake_engine.WHOLES[True])) as url:
+        await load.measure(shot(url, max_requests=20))
+    prompts = {json.loads(body)["messages"][0]["content"] for body in seen}
+    assert len(prompts) == 20
+    assert {len(prompt) for prompt in prompts} == {load.PROMPT_BYTES}
 
 
 async def test_nothing_but_loopback_is_loaded() -> None:
