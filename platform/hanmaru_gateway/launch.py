@@ -145,6 +145,8 @@ def _ray(port: int) -> Iterator[None]:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     # Ray's default of 15 leaves a replica ten requests a second on a machine whose cores are busy (decision 0003).
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # One text at a time is tokenised; handing it to a pool of threads costs more than it saves.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
     if "RAY_ADDRESS" in os.environ:
         import ray

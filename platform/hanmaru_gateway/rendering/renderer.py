@@ -81,7 +81,8 @@ class Renderer:
                 )
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        # The batch form alone has a variant that skips the offsets, which nobody here reads: a fifth faster.
+        ids: list[int] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
 
     def _plain(self, message: Message) -> dict[str, object]:
