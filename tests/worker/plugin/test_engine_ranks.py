@@ -10,7 +10,7 @@ import pytest
 from hanmaru_testing.engine import Engine, running_engine
 from hanmaru_testing.reference import Reference
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(420)
 
 BOUND = 1e-4
 IDLE_SHARE = 0.05

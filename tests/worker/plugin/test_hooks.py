@@ -87,3 +87,29 @@ def test_sliding_layers_attend_128_tokens_and_others_all(is_sliding: bool, size:
     for _ in range(2):  # harmless should upstream subtract by itself one day
         narrow_window(None, layer, SimpleNamespace(sliding_window=128))
         assert layer.attn.sliding_window_size == size
+
+
+@pytest.mark.parametrize(
+    ("chosen", "declared"),
+    [(None, {"attention_backend": "fa3"}), ("triton", {})],
+)
+def test_on_an_a100_the_backend_is_upstreams_choice_or_the_users(
+    chosen: str | None, declared: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _declared_on_an_a100(chosen, monkeypatch) == declared
+
+
+def test_on_an_a100_a_backend_that_reads_the_wrong_pool_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="torch_native cannot serve"):
+        _declared_on_an_a100("torch_native", monkeypatch)
+
+
+def _declared_on_an_a100(chosen: str | None, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    from hanmaru_worker.plugin import hooks
+    from sglang.srt.platforms.interface import SRTPlatform
+    from sglang.srt.runtime_context import override_platform
+
+    monkeypatch.setattr(hooks, "current_platform", SRTPlatform())
+    arguments = SimpleNamespace(attention_backend=chosen, prefill_attention_backend=None, decode_attention_backend=None)
+    with override_platform(is_cuda=True, device_sm=80, is_sm100=False):
+        return hooks.choose_attention_backend(arguments, SimpleNamespace(is_hybrid_swa=True))
