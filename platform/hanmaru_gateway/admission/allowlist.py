@@ -25,7 +25,7 @@ from hanmaru_gateway.admission.messages import (
     check_tool_choice,
     check_tools,
 )
-from hanmaru_gateway.admission.schemas import check_schema
+from hanmaru_gateway.admission.schemas import check_cost, check_schema
 from hanmaru_gateway.request import Kind
 
 
@@ -194,6 +194,7 @@ def _check_response_format(value: ResponseFormat, where: str, bounds: Bounds) ->
         if not 1 <= len(value.json_schema.name) <= _SCHEMA_NAME_CHARS:
             refuse(f"{where}.json_schema.name", f"expected 1 to {_SCHEMA_NAME_CHARS} characters")
         check_schema(value.json_schema.schema_, f"{where}.json_schema.schema", bounds)
+        check_cost([value.json_schema.schema_], f"{where}.json_schema.schema", bounds)
     return None if value.type == "text" else msgspec.to_builtins(value)
 
 
@@ -253,7 +254,7 @@ def _check_seed(value: int, where: str, _bounds: Bounds) -> int:
 
 _COMMON = (
     _read("model", str, _check_model, rule="1 to {model_chars} characters", required=True),
-    _read("stream", bool),
+    _read("stream", bool, rule="true answers in server-sent events"),
     _read("stream_options", StreamOptions, _check_stream_options, rule="`include_usage`; only with `stream`"),
     _number("temperature", float, 0, 2),
     _number("top_p", float, 0, 1, above=True),
@@ -270,8 +271,8 @@ _COMMON = (
     _forward("stop", str | list[str], _check_stop, rule="up to {stop_strings} strings of 1 to {stop_chars} characters"),
     _forward("stop_token_ids", list[int], _check_stop_token_ids, rule="up to {stop_token_ids} token ids"),
     _forward("ignore_eos", bool, rule="true generates until the token limit"),
-    _forward("no_stop_trim", bool),
-    _forward("skip_special_tokens", bool),
+    _forward("no_stop_trim", bool, rule="true leaves the stop string in the text"),
+    _forward("skip_special_tokens", bool, rule="false shows special tokens as text"),
     _forward(
         "logit_bias",
         dict[str, float],
@@ -282,8 +283,7 @@ _COMMON = (
         "response_format",
         ResponseFormat,
         _check_response_format,
-        rule="`text`, `json_object`, or `json_schema` with a schema of up to {schema_bytes} bytes, {depth} levels, "
-        "counts up to {schema_repeats}, references into itself",
+        rule="`text`, `json_object`, or `json_schema` with a small schema (see Schemas)",
     ),
 )
 
@@ -320,13 +320,13 @@ CHAT = (
     _forward("messages", list[Message], check_messages, rule="1 to {messages} messages of text", required=True),
     *_COMMON,
     _read("max_completion_tokens", int, _count("output_tokens", low=1), rule="as `max_tokens`, its newer name"),
-    _forward("logprobs", bool),
+    _forward("logprobs", bool, rule="true tells how likely each token was"),
     _forward("top_logprobs", int, _count("top_logprobs"), rule="0 to {top_logprobs}; only with `logprobs`"),
     _forward(
         "tools",
         list[ToolDefinition],
         check_tools,
-        rule="up to {tools} functions, {tools_bytes} bytes together; `parameters` bounded as in `response_format`",
+        rule="up to {tools} functions, {tools_bytes} bytes together, with small `parameters` (see Schemas)",
     ),
     _forward(
         "tool_choice",
@@ -334,7 +334,7 @@ CHAT = (
         check_tool_choice,
         rule="`none`, `auto`, `required`, or the name of one of `tools`",
     ),
-    _forward("parallel_tool_calls", bool),
+    _forward("parallel_tool_calls", bool, rule="false asks for one call at a time"),
     _forward(
         "chat_template_kwargs",
         dict[str, Scalar],
@@ -343,7 +343,7 @@ CHAT = (
     ),
     _forward("reasoning_effort", Effort, rule="`none` turns thinking off unless `chat_template_kwargs` says otherwise"),
     _forward("separate_reasoning", bool, rule="false leaves the thinking in `content`"),
-    _forward("stream_reasoning", bool),
+    _forward("stream_reasoning", bool, rule="false sends the thinking in one piece"),
     _read("modalities", list[str], _only(["text"], "only [\"text\"] is served"), rule="`[\"text\"]`"),
     *_COMMON_WITHHELD,
     *_gateway("continue_final_message", "return_prompt_token_ids", "return_meta_info", "return_input_ids_in_sglext",

@@ -38,12 +38,10 @@ class Bounds:
     """Of one assistant message."""
     schema_bytes: int = 64 * 1024
     """`response_format`, and each tool's `parameters`, as JSON."""
-    schema_repeats: int = 4096
-    """Lengths and counts in a schema; grammars grow with them."""
+    schema_repeats: int = 2048
+    """Lengths, counts and written-out patterns of the schemas an answer is held to, all of them together."""
     pattern_chars: int = 512
-    """One regular expression in a schema."""
-    pattern_states: int = 4096
-    """Characters a schema's regular expression stands for when its counted repeats are written out."""
+    """One regular expression in such a schema."""
     template_kwargs: int = 16
     template_kwarg_chars: int = 256
 

@@ -18,6 +18,7 @@ import msgspec
 
 from hanmaru_gateway.admission.allowlist import TABLES, Decision, Effort, Field, StreamOptions
 from hanmaru_gateway.admission.bounds import DEFAULT_BOUNDS, Bounds, refuse
+from hanmaru_gateway.admission.schemas import check_cost
 from hanmaru_gateway.request import Kind, ParsedRequest
 
 COMPLETION_MAX_TOKENS = 16
@@ -60,7 +61,7 @@ def parse_request(kind: Kind, body: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> P
             value = _parse(decoder, piece, row.name)
             if value is not None and (accepted := row.check(value, row.name, bounds)) is not None:
                 values[row.name] = accepted
-    return _assemble(kind, values)
+    return _assemble(kind, values, bounds)
 
 
 def _cut(table: _Table, body: bytes) -> msgspec.Struct:
@@ -120,7 +121,7 @@ def _hint(path: str) -> str:
     return next((f"; {expected}" for pattern, expected in _EXPECTED if pattern.fullmatch(path)), "")
 
 
-def _assemble(kind: Kind, values: dict[str, Any]) -> ParsedRequest:
+def _assemble(kind: Kind, values: dict[str, Any], bounds: Bounds) -> ParsedRequest:
     """What no field can decide by itself."""
     stream = values.pop("stream", False)
     options: StreamOptions | None = values.pop("stream_options", None)
@@ -130,7 +131,7 @@ def _assemble(kind: Kind, values: dict[str, Any]) -> ParsedRequest:
     if max_output_tokens is not None and values.get("min_tokens", 0) > max_output_tokens:
         refuse("min_tokens", f"is {values['min_tokens']}, more than the {max_output_tokens} tokens asked for")
     if kind is Kind.CHAT:
-        _check_tool_use(values)
+        _check_tool_use(values, bounds)
         if values.get("top_logprobs") and not values.get("logprobs"):
             refuse("top_logprobs", "is given without `logprobs`; set `logprobs` to true")
         _apply_effort(values)
@@ -160,17 +161,19 @@ def _max_output_tokens(kind: Kind, values: dict[str, Any]) -> int | None:
     return limit_or_none
 
 
-def _check_tool_use(values: dict[str, Any]) -> None:
-    names = [tool["function"]["name"] for tool in values.get("tools", ())]
+def _check_tool_use(values: dict[str, Any], bounds: Bounds) -> None:
+    functions = [tool["function"] for tool in values.get("tools", ())]
     choice = values.get("tool_choice", "auto")
-    if choice in ("auto", "none"):
-        return
-    if not names:
+    is_demanded = choice not in ("auto", "none")
+    if is_demanded and not functions:
         refuse("tool_choice", "asks for a tool call, but `tools` names no function")
-    if isinstance(choice, dict) and choice["function"]["name"] not in names:
+    if isinstance(choice, dict) and all(choice["function"]["name"] != function["name"] for function in functions):
         refuse("tool_choice.function.name", "is not the name of one of `tools`")
-    if "response_format" in values:
+    if is_demanded and "response_format" in values:
         refuse("response_format", "cannot hold together with a tool_choice that demands a tool call; send one of them")
+    # Otherwise the engine reads the parameters to the model, but compiles nothing.
+    if is_demanded or any(function.get("strict") for function in functions):
+        check_cost([function["parameters"] for function in functions if "parameters" in function], "tools", bounds)
 
 
 def _apply_effort(values: dict[str, Any]) -> None:

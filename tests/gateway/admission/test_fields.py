@@ -169,6 +169,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         ({"tools": [_tool(defer_loading=True)]}, "tools[0].function.defer_loading"),
         ({"tools": [_tool(description="x" * 600_000)]}, "tools"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [_tool(parameters={"maxLength": 9999})], "tool_choice": "required"}, "tools"),
+        ({"tools": [_tool(parameters={"maxLength": 9999}, strict=True)]}, "tools"),
+        ({"response_format": _schema({"maxLength": 9999})}, "response_format.json_schema.schema"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "some"}, "tool_choice"),
         ({"tool_choice": 1}, "tool_choice"),
@@ -336,6 +339,10 @@ def test_a_completion_that_does_not_say_how_long_gets_openais_sixteen_tokens() -
 @pytest.mark.parametrize(("prompt", "forwarded"), [("x", "x"), (["x"], "x"), ([1, 2], [1, 2])])
 def test_one_prompt_is_text_or_token_ids(prompt: object, forwarded: object) -> None:
     assert _completion(prompt=prompt).fields["prompt"] == forwarded
+
+
+def test_tools_that_nothing_is_compiled_for_may_bound_lengths_as_they_like() -> None:
+    assert _chat(tools=[_tool(parameters={"maxLength": 10**6})]).fields["tools"]
 
 
 @pytest.mark.parametrize(

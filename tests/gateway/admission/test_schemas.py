@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_gateway.admission.bounds import DEFAULT_BOUNDS
-from hanmaru_gateway.admission.schemas import check_schema, pattern_states
+from hanmaru_gateway.admission.schemas import check_cost, check_schema, pattern_states
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,20 +13,13 @@ from hypothesis import strategies as st
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"minLength": 4097}, "minLength"),
-        ({"maxItems": 10**9}, "maxItems"),
-        ({"properties": {"a": {"maxLength": 1e9}}}, "maxLength"),
-        ({"allOf": [{"minItems": 5000}]}, "minItems"),
-        ({"pattern": "a{5000}"}, "pattern"),
-        ({"pattern": "((a{20}){20}){20}"}, "pattern"),
-        ({"pattern": "x" * 513}, "pattern"),
-        ({"patternProperties": {"(ab){3000}": {}}}, "pattern"),
         ({"$ref": "http://169.254.169.254/"}, "$ref"),
         ({"items": {"$ref": "file:///etc/passwd"}}, "$ref"),
         ({"$dynamicRef": "other.json"}, "$dynamicRef"),
+        ({"enum": ["x" * 70_000]}, "bytes"),
     ],
 )
-def test_a_costly_schema_is_refused(schema: dict[str, object], said: str) -> None:
+def test_a_schema_that_is_large_or_looks_elsewhere_is_refused(schema: dict[str, object], said: str) -> None:
     with pytest.raises(HanmaruError) as caught:
         check_schema(schema, "schema", DEFAULT_BOUNDS)
     assert said in caught.value.message
@@ -34,16 +27,40 @@ def test_a_costly_schema_is_refused(schema: dict[str, object], said: str) -> Non
 
 
 @pytest.mark.parametrize(
+    "schemas",
+    [
+        [{"minLength": 2049}],
+        [{"maxItems": 10**300}],
+        [{"maxItems": 1e300}],
+        [{"properties": {"a": {"maxLength": 1e9}}}],
+        [{"allOf": [{"minItems": 5000}]}],
+        [{"properties": {f"p{i}": {"maxLength": 100 + i} for i in range(20)}}],
+        [{"maxLength": 1100}, {"maxLength": 1100}],
+        [{"pattern": "a{3000}"}],
+        [{"pattern": "((a{20}){20}){20}"}],
+        [{"pattern": "x" * 513}],
+        [{"patternProperties": {"(ab){3000}": {}}}],
+    ],
+)
+def test_schemas_that_repeat_too_much_are_refused(schemas: list[dict[str, object]]) -> None:
+    with pytest.raises(HanmaruError) as caught:
+        check_cost(schemas, "tools", DEFAULT_BOUNDS)
+    assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize(
     "schema",
     [
         {},
         {"type": "object", "properties": {"pattern": {"type": "string"}, "maxLength": {"type": "integer"}}},
-        {"type": "string", "maxLength": 4096, "pattern": r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$"},
+        {"type": "string", "maxLength": 1000, "pattern": r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$"},
         {"$defs": {"n": {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"},
+        {"maxLength": True, "minItems": -5},
     ],
 )
 def test_everyday_schemas_pass(schema: dict[str, object]) -> None:
     check_schema(schema, "schema", DEFAULT_BOUNDS)
+    check_cost([schema], "schema", DEFAULT_BOUNDS)
 
 
 @pytest.mark.parametrize(
