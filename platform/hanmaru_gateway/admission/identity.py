@@ -53,14 +53,14 @@ class Directory:
             )
         )
         """Credentials (`tenant/name`) that share a key with another: nobody can say whose it is, so it is refused."""
-        self._tenants = dict(tenants)
+        self._size = len(tenants)
         self._buckets: dict[str, list[_Entry]] = {}
         for digest, entries in owners.items():
             if len(entries) == 1:
                 self._buckets.setdefault(digest[:_BUCKET_CHARS], []).append(entries[0])
 
     def __len__(self) -> int:
-        return len(self._tenants)
+        return self._size
 
     def identify(self, authorization: str | None, now: datetime) -> Identity:
         """Whose key `authorization` (the header's value) shows. `now` has a zone.
@@ -82,14 +82,6 @@ class Directory:
         if not _is_usable(found.identity.spec, found.credential, now):
             raise _invalid()
         return found.identity
-
-    def is_current(self, identity: Identity, now: datetime) -> bool:
-        """Whether the credential that `identity` was found by still opens the door: for what runs long."""
-        spec = self._tenants.get(identity.tenant)
-        return spec is not None and any(
-            credential.name == identity.credential and _is_usable(spec, credential, now)
-            for credential in spec.credentials
-        )
 
 
 def _is_usable(spec: TenantSpec, credential: Credential, now: datetime) -> bool:

@@ -13,8 +13,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from hanmaru_contracts.crd.v1alpha1.tenant import Name, TenantsFile, TenantSpec
@@ -129,20 +127,15 @@ def _written(file: TenantsFile) -> tuple[dict[_Storable, _Storable], str]:
 class TenantStore:
     """This process's directory of keys, as fresh as Redis allows; without Redis it stays what it was."""
 
-    def __init__(
-        self, redis: Redis, *, poll_s: float = STORE_POLL_S, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, redis: Redis, *, poll_s: float = STORE_POLL_S) -> None:
         self._redis = redis
         self._poll_s = poll_s
-        self._clock = clock
         self._version: bytes | None = None
         self._is_reachable = True
         self.directory = Directory({})
         """Whose keys are whose. Replaced as a whole."""
         self.loaded = asyncio.Event()
         """Set once tenants have been read for the first time."""
-        self.confirmed_at_s: float | None = None
-        """By `clock`: when Redis last said which tenants are in force."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -179,7 +172,6 @@ class TenantStore:
             if self.directory.shared_keys:
                 log_event(_log, logging.ERROR, "tenants.keys_shared", credentials=", ".join(self.directory.shared_keys))
             log_event(_log, logging.INFO, "tenants.loaded", tenants=len(self.directory), version=_short(version))
-        self.confirmed_at_s = self._clock()
 
 
 def _read(specs: dict[bytes, bytes]) -> dict[TenantId, TenantSpec]:

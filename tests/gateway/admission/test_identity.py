@@ -87,16 +87,6 @@ def test_a_key_that_stands_with_two_tenants_opens_neither() -> None:
         directory.identify(f"Bearer {KEY}", NOW)
 
 
-def test_a_running_request_can_be_asked_whether_its_key_still_works() -> None:
-    identity = _directory().identify(f"Bearer {KEY}", NOW)
-    assert _directory().is_current(identity, NOW)
-    revoked = Directory({A: TenantSpec(credentials=(_credential(OTHER, "another"),))})
-    suspended = Directory({A: TenantSpec(credentials=(_credential(KEY),), suspended=True)})
-    expired = Directory({A: TenantSpec(credentials=(_credential(KEY, expires_at=NOW),))})
-    for directory in (revoked, suspended, expired, Directory({})):
-        assert not directory.is_current(identity, NOW)
-
-
 @given(st.text(max_size=300))
 def test_no_header_breaks_the_door(header: str) -> None:
     with pytest.raises(HanmaruError):
