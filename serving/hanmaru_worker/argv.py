@@ -33,8 +33,8 @@ _KEYS_AND_DOORS = frozenset({
     "--tokenizer-worker-num", "--grpc-mode", "--smg-grpc-mode", "--grpc-port", "--smg-http-sidecar-port",
     "--grpc-http-sidecar-port", "--use-ray", "--enable-http-worker-reuseport", "--encoder-only",
     "--kv-events-config", "--load-publish-endpoint", "--gated-launch-port",
-    # Prompts in logs, files or traces.
-    "--log-requests", "--log-requests-level", "--log-requests-target", "--crash-dump-folder",
+    # Prompts or keys in logs, files or traces.
+    "--log-level", "--log-requests", "--log-requests-level", "--log-requests-target", "--crash-dump-folder",
     "--export-metrics-to-file", "--export-metrics-to-file-dir", "--debug-tensor-dump-output-folder",
     "--enable-trace", "--otlp-traces-endpoint", "--trace-modules", "--spec-trace-dir",
 })  # fmt: skip
@@ -60,7 +60,8 @@ def to_argv(
     flags += _trace_flags(spec.trace_endpoint)
     # The supervisor's first token is the warm-up. An idle engine sleeps: an idle worker may use 5 % of a core.
     flags += ["--skip-server-warmup", "--sleep-on-idle", "--enable-metrics", "--enable-cache-report"]
-    flags += ["--constrained-json-disable-any-whitespace", "--log-level-http", "warning"]
+    # At "info" SGLang writes all its arguments into its log, both keys among them (seen in 0.5.23).
+    flags += ["--constrained-json-disable-any-whitespace", "--log-level", "warning"]
     return (python, "-m", "sglang.launch_server", *flags, *spec.extra_args)
 
 

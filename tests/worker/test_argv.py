@@ -46,7 +46,7 @@ def test_the_whole_command_line_of_the_laptops_worker() -> None:
         *("--max-running-requests", "16", "--chunked-prefill-size", "2048"),
         *("--reasoning-parser", "qwen3", "--tool-call-parser", "hermes"),
         *("--skip-server-warmup", "--sleep-on-idle", "--enable-metrics", "--enable-cache-report"),
-        *("--constrained-json-disable-any-whitespace", "--log-level-http", "warning"),
+        *("--constrained-json-disable-any-whitespace", "--log-level", "warning"),
     ]
 
 
@@ -100,6 +100,7 @@ def test_extra_arguments_come_last_as_they_stand() -> None:
         "--load-format",
         "--grpc-port",
         "--log-requests",
+        "--log-level=info",
         "--enable-custom-logit-processor",
         "--kv-events-config",
     ],

@@ -131,12 +131,6 @@ def registered(worker: WorkerProcess) -> WorkerProcess:
     return worker
 
 
-def failure(worker: WorkerProcess) -> str:
-    (event,) = [event for event in worker.events if event["event"] == "worker.failed"]
-    message: str = event["message"]
-    return message
-
-
 # Starting.
 
 
@@ -179,15 +173,15 @@ def test_keys_are_in_one_private_file_that_is_gone_when_the_engine_serves(bench:
 def test_an_engine_that_shows_its_admin_routes_is_never_registered(bench: Bench, store: redis.Redis) -> None:
     with bench.worker(script={"shows_admin_routes": True}) as worker:
         assert worker.exit_code() == 1
-        assert "admin routes" in failure(worker)
+        assert "admin routes" in worker.failure()
         assert record(store) is None
 
 
 def test_an_engine_that_does_not_start_says_why(bench: Bench) -> None:
     with bench.worker(script={"exit_status": 7}) as worker:
         assert worker.exit_code() == 1
-        assert "ended by itself with status 7" in failure(worker)
-        assert str(worker.files.log_dir / "engine-worker-0-0.log") in failure(worker)
+        assert "ended by itself with status 7" in worker.failure()
+        assert str(worker.files.log_dir / "engine-worker-0-0.log") in worker.failure()
         (event,) = [event for event in worker.events if event["event"] == "engine.failed"]
         assert "my last words" in event["tail"]
 
@@ -195,14 +189,14 @@ def test_an_engine_that_does_not_start_says_why(bench: Bench) -> None:
 def test_an_engine_without_a_token_in_time_is_given_up(bench: Bench) -> None:
     with bench.worker(script={"answers_tokens": False}, startup_timeout_s=3.0) as worker:
         assert worker.exit_code() == 1
-        assert "no token within startupTimeoutSeconds=3" in failure(worker)
+        assert "no token within startupTimeoutSeconds=3" in worker.failure()
 
 
 @pytest.mark.parametrize("port", ["http_port", "supervisor_port"])
 def test_a_taken_port_is_said_before_the_engine_starts(bench: Bench, port: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, bench.worker(**{port: other.getsockname()[1]}) as worker:
         assert worker.exit_code() == 2
-        assert "the port is taken" in failure(worker)
+        assert "the port is taken" in worker.failure()
         assert "engine.started" not in [event["event"] for event in worker.events]
 
 
@@ -211,7 +205,7 @@ def test_a_log_that_cannot_be_written_is_said(bench: Bench) -> None:
     blocked.write_text("a file where a folder should be")
     with running_worker(bench.files(**{names.ENV_LOG_DIR: str(blocked / "logs")})) as worker:
         assert worker.exit_code() == 2
-        assert "cannot write the engine's log" in failure(worker)
+        assert "cannot write the engine's log" in worker.failure()
 
 
 # Serving.
@@ -229,7 +223,7 @@ def test_a_dying_engine_is_deregistered_at_once(bench: Bench, store: redis.Redis
         worker.wait_for("worker.deregistered", 3)
         assert record(store) is None
         assert worker.exit_code() == 1
-        assert "ended by itself with status 9" in failure(worker)
+        assert "ended by itself with status 9" in worker.failure()
 
 
 @pytest.mark.parametrize(
@@ -245,8 +239,8 @@ def test_a_hanging_engine_is_deregistered_and_ended(
         members = worker.tree()[1:]
         assert worker.exit_code() == 1
         assert time.monotonic() - began < 15
-        assert "the engine hangs" in failure(worker)
-        assert message in failure(worker)
+        assert "the engine hangs" in worker.failure()
+        assert message in worker.failure()
         assert record(store) is None
         assert wait_until_gone(members, 2) == []
 
@@ -390,7 +384,7 @@ def test_a_rank_above_0_registers_nothing_and_ends_when_rank_0_is_gone(bench: Be
         began = time.monotonic()
         assert follower.exit_code() == 1
         assert 8 < time.monotonic() - began < 16
-        assert "rank 0 of the group has been gone for 10 s" in failure(follower)
+        assert "rank 0 of the group has been gone for 10 s" in follower.failure()
 
 
 def test_a_group_drains_as_one(bench: Bench) -> None:

@@ -78,11 +78,21 @@ class WorkerProcess:
 
     @property
     def engine_url(self) -> str:
-        return f"http://127.0.0.1:{self.files.spec.http_port}"
+        return f"http://{self.host}:{self.files.spec.http_port}"
 
     @property
     def supervisor_url(self) -> str:
-        return f"http://127.0.0.1:{self.files.spec.supervisor_port}"
+        return f"http://{self.host}:{self.files.spec.supervisor_port}"
+
+    @property
+    def host(self) -> str:
+        return self.files.environment.get(names.ENV_ADVERTISE_HOST, "127.0.0.1")
+
+    def failure(self) -> str:
+        """The one sentence it ended with, after `exit_code`."""
+        (event,) = [event for event in self.events if event["event"] == "worker.failed"]
+        message: str = event["message"]
+        return message
 
     def wait_for(self, event: str, deadline_s: float) -> dict[str, Any]:
         """The next such event; AssertionError with everything read when it does not come."""
