@@ -16,6 +16,11 @@ CALLABLES: dict[str, tuple[str, list[str]]] = {
     # target: (who uses it, leading parameters we rely on)
     "sglang.srt.utils.hf_transformers.config.get_config": ("hooks.state_hybrid_layout", ["model", "trust_remote_code"]),
     "sglang.srt.models.exaone_moe.ExaoneMoEAttention.__init__": ("hooks.narrow_window", ["self", "config"]),
+    "sglang.srt.utils.auth.decide_request_auth": (
+        "access.decide",
+        ["method", "path", "authorization_header", "api_key", "admin_api_key", "auth_level"],
+    ),
+    "sglang.srt.utils.auth.add_api_key_middleware": ("access.refuse_web_sockets", ["app"]),
     "sglang.srt.arg_groups.model_override_base.register_model_override": ("hooks.register", ["architecture"]),
     "sglang.srt.arg_groups.model_override_base.attention_backends_of": ("hooks.choose_attention_backend", ["cfg"]),
     "sglang.srt.arg_groups.model_override_base.resolving_view": ("hooks.choose_attention_backend", ["server_args"]),
@@ -122,6 +127,7 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
         "attention.NativeAttentionBackend",
         ["self.layers_mapping"],
     ),
+    "sglang.srt.utils.auth.AuthLevel": ("access.decide", ["NORMAL", "ADMIN_FORCE"]),
     "sglang.srt.models.registry": ("models", ["SGLANG_EXTERNAL_MODEL_PACKAGE", "EntryClass"]),
     "sglang.srt.model_executor.model_runner": ("cpu.HanmaruCpuPlatform", ["current_platform.init_backend()"]),
 }
@@ -150,10 +156,14 @@ def test_what_we_reach_by_name_alone_is_still_there(target: str) -> None:
 
 
 def test_every_registered_hook_was_applied_and_is_under_contract() -> None:
-    from hanmaru_worker.plugin import hooks
     from sglang.srt.plugins.hook_registry import HookRegistry
 
-    ours = {hooks.GET_CONFIG, hooks.ATTENTION_INIT}
+    ours = {
+        target
+        for target, hooks in HookRegistry._hooks.items()
+        if any(hook.__module__.startswith("hanmaru_worker.") for _, hook, _ in hooks)
+    }
+    assert ours, "SGLang has not loaded our plugin"
     assert ours <= HookRegistry._patched, "SGLang logged why it could not apply a hook of ours"
     assert ours <= set(CALLABLES)
 
