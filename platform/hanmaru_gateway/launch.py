@@ -30,6 +30,7 @@ from hanmaru_gateway.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
 
+ENV_RAY_ADDRESS = "RAY_ADDRESS"
 EXIT_CONFIGURATION = 2
 EXIT_FAILED = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -46,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = _parse(argv)
         settings = read_settings(os.environ, _given(options))
-        require_free_ports(settings)
+        if ENV_RAY_ADDRESS not in os.environ:
+            require_free_ports(settings, options.ray_port)
         with _ray(options.ray_port):
             return _serve(settings, options.replicas)
     except HanmaruError as error:
@@ -74,12 +76,18 @@ def _given(options: argparse.Namespace) -> Mapping[str, object]:
     }
 
 
-def require_free_ports(settings: Settings) -> None:
-    """Raise HanmaruError (CONFIGURATION) for a port that is taken.
+def require_free_ports(settings: Settings, ray_port: int) -> None:
+    """Raise HanmaruError (CONFIGURATION) for a port that is taken on this machine.
 
-    The listeners themselves would not notice another gateway there, since they share ports to replace each other.
+    The listeners themselves would not notice another gateway there, since they share ports to replace each other. On a
+    cluster that runs already (RAY_ADDRESS) that is what should happen, and nobody asks.
     """
-    listens = (("REST", settings.http_port), ("gRPC", settings.grpc_port), ("metrics", settings.metrics_port))
+    listens = (
+        ("REST", settings.http_port),
+        ("gRPC", settings.grpc_port),
+        ("metrics", settings.metrics_port),
+        ("Ray", ray_port),
+    )
     for what, port in listens:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -95,6 +103,7 @@ def require_free_ports(settings: Settings) -> None:
 
 def _serve(settings: Settings, replicas: int) -> int:
     from ray import serve
+    from ray.serve.schema import LoggingConfig
 
     from hanmaru_gateway.deployment import APPLICATION, gateway_application
 
@@ -106,7 +115,7 @@ def _serve(settings: Settings, replicas: int) -> int:
     # After ray.init, which installs handlers of its own.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    serve.start(proxy_location="Disabled")
+    serve.start(proxy_location="Disabled", logging_config=LoggingConfig(log_level="WARNING"))
     try:
         serve.run(gateway_application(settings, replicas), name=APPLICATION, route_prefix=None)
     except RuntimeError as error:
@@ -133,7 +142,7 @@ def _delete(application: str) -> None:
     from ray import serve
 
     serve.delete(application)
-    if "RAY_ADDRESS" not in os.environ:
+    if ENV_RAY_ADDRESS not in os.environ:
         serve.shutdown()
 
 
@@ -143,12 +152,15 @@ def _ray(port: int) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    # One prompt at a time is tokenised where it is asked for; a thread pool for it would only be woken.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Ray's default of 15 leaves a replica ten requests a second on a machine whose cores are busy (decision 0003).
     os.environ.setdefault("RAY_worker_niceness", "0")
     # One text at a time is tokenised; handing it to a pool of threads costs more than it saves.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
-    if "RAY_ADDRESS" in os.environ:
+    if ENV_RAY_ADDRESS in os.environ:
         import ray
 
         ray.init(logging_level="ERROR")
