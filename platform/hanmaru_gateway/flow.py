@@ -25,6 +25,7 @@ from hanmaru_gateway.admission.fields import parse_request
 from hanmaru_gateway.admission.identity import Directory
 from hanmaru_gateway.admission.quota import Quota, matching_limits, most_output_tokens
 from hanmaru_gateway.admission.tenants import TenantStore
+from hanmaru_gateway.admission.vocabulary import check_against_model
 from hanmaru_gateway.dispatch.dispatcher import RETRY_AFTER_S, Dispatcher, Job, no_worker
 from hanmaru_gateway.dispatch.payload import engine_payload
 from hanmaru_gateway.life import Life
@@ -141,13 +142,15 @@ class Flow:
         life.model = model.id
         trace.asked(request)
         with trace.stage(Stage.TOKENISE):
-            token_ids = await self._tokenise(model, request, len(call.body))
+            renderer = self._renderer_of(model)
+            token_ids = await self._tokenise(renderer, request, len(call.body))
         output_tokens = fit_output(
             request,
             prompt_tokens=len(token_ids),
             context_tokens=model.context_tokens,
             unasked_tokens=self._unasked(identity, model),
         )
+        check_against_model(request, vocabulary_tokens=renderer.vocabulary_tokens, output_tokens=output_tokens)
         with trace.stage(Stage.ADMISSION):
             reservation = await self._admit(
                 life,
@@ -208,10 +211,13 @@ class Flow:
             param="model",
         )
 
-    async def _tokenise(self, model: ServedModel, request: ParsedRequest, body_bytes: int) -> list[int]:
+    def _renderer_of(self, model: ServedModel) -> Renderer:
         renderer = self._renderer(model.artifact)
         if renderer is None:
             raise no_worker(model.route)
+        return renderer
+
+    async def _tokenise(self, renderer: Renderer, request: ParsedRequest, body_bytes: int) -> list[int]:
         if body_bytes <= LONG_BODY_BYTES:
             return token_ids_of(renderer, request)
         return await self._apart(token_ids_of, renderer, request)

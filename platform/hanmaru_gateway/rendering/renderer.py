@@ -37,7 +37,8 @@ class Renderer:
         except Exception as error:  # the tokenizers library raises bare Exception
             raise ValueError(f"tokenizer or chat template cannot be loaded: {type(error).__name__}") from error
         self._special_tokens = dict(artifact.special_tokens)
-        self._vocabulary_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.vocabulary_tokens: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """Token ids are below it."""
         self._takes_parts = self._renders_parts()
 
     def chat(
@@ -73,10 +74,10 @@ class Renderer:
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raise HanmaruError (INVALID_REQUEST) unless every id is in the vocabulary: others crash an engine."""
         for token in ids:
-            if not 0 <= token < self._vocabulary_size:
+            if not 0 <= token < self.vocabulary_tokens:
                 raise HanmaruError(
                     ErrorCode.INVALID_REQUEST,
-                    f"prompt holds token id {token}; this model has ids 0 to {self._vocabulary_size - 1}",
+                    f"prompt holds token id {token}; this model has ids 0 to {self.vocabulary_tokens - 1}",
                     param="prompt",
                 )
 
