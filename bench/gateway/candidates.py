@@ -1,9 +1,9 @@
 """The listener candidates of decision 0003, each the smallest passthrough that can be built on it.
 
-`run_candidates.py` starts one process a candidate: `python bench/gateway/candidates.py NAME --port N --engine URL`.
-It stops, Ray included, on SIGTERM. All run the same raw-ASGI app with one
-keep-alive pool to the engine, so the differences are the listener's. SIGHUP deploys the application anew, as a rollout
-does. No authentication and no routing: those are the product's, measured by `run.py`.
+`run_candidates.py` and `listener_faults.py` start one process a candidate (`python bench/gateway/candidates.py NAME
+--port N --engine URL`). All run the same raw-ASGI app with one keep-alive pool to the engine, so the differences are
+the listener's. SIGHUP deploys the application anew, as a rollout does; SIGTERM ends it, Ray included.
+No authentication and no routing: those are the product's, measured by `run.py`.
 """
 
 from __future__ import annotations
@@ -187,17 +187,22 @@ def start_ray(temp_dir: str) -> None:
 
 
 def run_on_ray(mode: str, engine_url: str, port: int) -> None:
-    """Start a one-node Ray, the app in `mode`, print `ready`, wait for SIGTERM, stop everything."""
+    """Start a one-node Ray and the app in `mode`; SIGHUP deploys it anew, SIGTERM stops everything."""
     from ray import serve
 
-    stop = threading.Event()
+    stop, again = threading.Event(), threading.Event()
     with tempfile.TemporaryDirectory(prefix="hmr-", dir="/tmp", ignore_cleanup_errors=True) as temp_dir:
         start_ray(temp_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: again.set())
         deploy(serve, mode, engine_url, port)
         print("ready", flush=True)
-        stop.wait()
+        while not stop.wait(0.2):
+            if again.is_set():
+                again.clear()
+                deploy(serve, mode, engine_url, port)
+                print("deployed anew", flush=True)
         import ray
 
         serve.shutdown()

@@ -34,6 +34,8 @@ ENGINE_CORE, PROXY_CORE = CORES[0], CORES[-1]
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 45.0
 WARM_UP_S = 0.5
+RECOVERY_S = 2.0
+"""After having been stopped, Ray's processes need a moment before they can end in good order."""
 
 
 class BenchError(Exception):
@@ -204,6 +206,7 @@ def measure_all(routes: Sequence[Route], cells: Sequence[Cell], rounds: int, sec
             print(f"round {round_index + 1} of {rounds} done", file=sys.stderr, flush=True)
     for route in routes:
         _signal(route, signal.SIGCONT)
+    time.sleep(RECOVERY_S)
     return samples
 
 
