@@ -16,6 +16,8 @@ _GRACE_S = 10.0
 def pytest_configure() -> None:
     # Children inherit it, whatever session or parent they end up with.
     os.environ[_MARKER] = uuid.uuid4().hex
+    # Ray and SGLang rename their processes with setproctitle, which would write over the environment they show.
+    os.environ["SPT_NOENV"] = "1"
 
 
 def _processes_of_this_run() -> list[psutil.Process]:
