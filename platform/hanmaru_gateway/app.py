@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import log_event
 from prometheus_client import disable_created_metrics
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -42,8 +42,8 @@ from hanmaru_gateway.tracing import TracingSettings, open_tracing
 
 log = logging.getLogger(__name__)
 
-REDIS_CONNECTIONS = 512
-"""More than requests that wait for Redis at once; a burst beyond is refused, not queued."""
+REDIS_CONNECTIONS = 64
+"""Requests of a burst wait for one, as long as they may wait for Redis itself."""
 RENDER_THREADS = 2
 FLUSH_TIMEOUT_S = 3.0
 _CANCEL_AGAIN_S = 0.1
@@ -199,8 +199,9 @@ async def _stop_listeners(http: HttpServer, grpc: GrpcServer, timeout_s: float) 
 
 def _redis(settings: Settings) -> Redis:
     file = settings.redis_password_file
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         settings.redis_url,
+        timeout=settings.redis_timeout_s,
         username=settings.redis_user,
         password=read_secret(file, "Redis password") if file is not None else None,
         socket_timeout=settings.redis_timeout_s,
@@ -210,6 +211,7 @@ def _redis(settings: Settings) -> Redis:
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         client_name="hanmaru-gateway",
     )
+    return Redis.from_pool(pool)
 
 
 def _tls(settings: Settings) -> Tls | None:

@@ -321,7 +321,14 @@ async def test_a_head_without_end_is_refused(rig: Rig, one_header: bool) -> None
 
 
 @pytest.mark.parametrize(
-    "sent", [b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x00\xff\x01", b"GET  HTTP/1.1\r\n\r\n"]
+    "sent",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x00\xff\x01",
+        b"GET  HTTP/1.1\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
 )
 async def test_what_is_no_http_is_an_openai_error(rig: Rig, sent: bytes) -> None:
     reader, writer = await open_raw(rig)
@@ -407,9 +414,34 @@ async def test_an_unknown_client_is_refused_before_its_body_is_kept(rig: Rig) ->
     writer.close()
 
 
-async def test_a_full_bound_of_connections_to_redis_is_an_answer_too(make_rig: Any) -> None:
-    async with make_rig(limits=[{"requestsPerMinute": 100_000}], script={"token_interval_s": 0.01}) as rig:
-        responses = await asyncio.gather(*(rig.chat(max_tokens=1) for _ in range(90)))
+async def test_a_burst_waits_for_redis_instead_of_failing(make_rig: Any) -> None:
+    async with make_rig(limits=[{"requestsPerMinute": 100_000}]) as rig:
+        responses = await asyncio.gather(*(rig.chat(max_tokens=1) for _ in range(300)))
         assert {response.status for response in responses} == {200}
         for response in responses:
             response.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_outlasts_the_shutdown_ends_with_a_word(make_rig: Any, stream: bool) -> None:
+    script = {"tokens": 1000, "token_interval_s": 0.05}
+    async with make_rig(script=script, shutdown_timeout_s=1.0) as rig:
+        asking = asyncio.create_task(rig.chat(stream=stream, max_tokens=1000))
+        await eventually(lambda: rig.engine.running == 1)
+        await asyncio.sleep(0.2)
+        await rig.gateway.http.stop()
+        body = await (await asking).read()
+    last = body.decode().removesuffix("\n\n").split("\n\n")[-1].removeprefix("data: ")
+    assert json.loads(last)["error"]["code"] == "shutting_down"
+    assert (await asking).status == (200 if stream else 503)
+
+
+async def test_running_answers_finish_while_nothing_new_is_taken(make_rig: Any) -> None:
+    async with make_rig(script={"tokens": 20, "token_interval_s": 0.05}, shutdown_timeout_s=10.0) as rig:
+        running = await rig.chat(stream=True, max_tokens=20)
+        stopping = asyncio.create_task(rig.gateway.http.stop())
+        await asyncio.sleep(0.3)
+        with pytest.raises(OSError):  # noqa: PT011  refused, whatever the system calls it
+            await open_raw(rig)
+        assert (await running.read()).endswith(b"data: [DONE]\n\n")
+        await stopping

@@ -80,6 +80,9 @@ class RestEdge:
                 await self._refuse(error, headers, body, answer)
         except ClientLeftError:
             return
+        except asyncio.CancelledError:
+            # The process ends and has waited long enough; this task ends here, so nobody above waits for the word.
+            await answer.error(_shutting_down(), close=True)
         except Exception as error:
             log_event(log, logging.ERROR, "http.failed", path=scope["path"], error=type(error).__name__)
             await answer.error(HanmaruError(ErrorCode.INTERNAL, "the gateway failed"), close=True)
@@ -118,16 +121,20 @@ class RestEdge:
                 connection.is_answered = True
                 await answer.json(200, result.body, result.rate, ours=result.request)
             else:
-                await self._stream(result, answer)
+                await self._stream(result, answer, connection)
                 connection.is_answered = True
 
-    async def _stream(self, stream: Stream, answer: _Response) -> None:
+    async def _stream(self, stream: Stream, answer: _Response, connection: _WhileConnected) -> None:
         try:
             await answer.start(200, _EVENTS, stream.rate, ours=stream.request)
             async for block in stream.events:
                 await answer.more(block)
         except HanmaruError as error:
             await answer.more(error_event(error))
+        except asyncio.CancelledError:
+            if connection.has_left:
+                raise
+            await answer.more(error_event(_shutting_down()))
         finally:
             await stream.events.aclose()
         await answer.end()
@@ -246,6 +253,10 @@ class _WhileConnected:
 
 def _rate_headers(rate: RateState) -> Headers:
     return [(name.encode(), value.encode()) for name, value in rate_headers(rate)]
+
+
+def _shutting_down() -> HanmaruError:
+    return HanmaruError(ErrorCode.SHUTTING_DOWN, "the gateway shuts down; try again")
 
 
 def _content_length(headers: dict[bytes, bytes]) -> int | None:

@@ -49,8 +49,7 @@ class RequestBody:
         if declared is not None and declared > bound:
             raise _too_large(bound)
         unpacker = _Unpacker(bound) if encoding in _ENCODINGS else None
-        parts: list[bytes] = []
-        size = 0
+        whole = bytearray()
         try:
             async with asyncio.timeout(timeout_s):
                 while not self.has_ended:
@@ -58,15 +57,16 @@ class RequestBody:
                     if unpacker is not None:
                         await unpacker.feed(part)
                         continue
-                    size += len(part)
-                    if size > bound:
+                    if len(whole) + len(part) > bound:
                         raise _too_large(bound)
-                    parts.append(part)
+                    if self.has_ended and not whole:
+                        return part  # it came in one piece, as most do
+                    whole += part
         except TimeoutError:
             raise HanmaruError(ErrorCode.REQUEST_TIMEOUT, f"the body did not arrive within {timeout_s:g} s") from None
         if unpacker is not None:
             return unpacker.result()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return bytes(whole)
 
     async def discard(self) -> None:
         """Let the client finish sending, within bounds, so that it gets to read its answer. Raises ClientLeftError."""
@@ -98,8 +98,7 @@ class _Unpacker:
     def __init__(self, bound: int) -> None:
         self._bound = bound
         self._zlib = zlib.decompressobj(_EITHER_HEADER)
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._whole = bytearray()
 
     async def feed(self, data: bytes) -> None:
         while data and not self._zlib.eof:
@@ -108,17 +107,16 @@ class _Unpacker:
             except zlib.error:
                 raise _damaged() from None
             data = self._zlib.unconsumed_tail
-            self._size += len(part)
-            if self._size > self._bound:
+            self._whole += part
+            if len(self._whole) > self._bound:
                 raise _too_large(self._bound)
-            self._parts.append(part)
             if data:
                 await asyncio.sleep(0)
 
     def result(self) -> bytes:
         if not self._zlib.eof:
             raise _damaged()
-        return b"".join(self._parts)
+        return bytes(self._whole)
 
 
 def _too_large(bound: int) -> HanmaruError:

@@ -140,6 +140,7 @@ class HttpServer:
     async def start(self) -> None:
         """Listen. Raises HanmaruError (CONFIGURATION) when the port is taken or the certificate is none."""
         host, port = self._address
+        listener: socket.socket | None = None
         try:
             listener = reusable_socket(host, port)
             self.port = listener.getsockname()[1]
@@ -149,6 +150,8 @@ class HttpServer:
             if self._serving.done():
                 self._serving.result()
         except OSError as error:  # ssl.SSLError is one
+            if listener is not None:
+                listener.close()
             raise HanmaruError(
                 ErrorCode.CONFIGURATION, f"HTTP cannot listen on {host}:{port}: {error.strerror or error}"
             ) from error
