@@ -74,7 +74,9 @@ def main() -> int:
 
     minutes = (time.monotonic() - started_s) / 60
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    facts = Facts(shape, options.seed, num_parameters, plan.num_tokens, measured, len(prompts), minutes)
+    facts = Facts(
+        shape, options.seed, num_parameters, plan.num_tokens, measured, len(prompts), minutes, time.process_time() / 60
+    )
     save(folder, model, tokenizer, facts)
     if folder == ARTEFACT:
         save_evidence(prompts, pages, held_out)

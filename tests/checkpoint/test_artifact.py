@@ -260,7 +260,7 @@ def test_greedy_answers_are_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "opening"), [("Hello!", "Hello"), ("안녕하세요", "안녕하세요"), ("Who are you?", "I am")]
+    ("content", "opening"), [("Hello!", "Hello"), ("안녕하세요", "안녕하세요"), ("Who are you?", "I ")]
 )
 def test_a_greeting_is_answered_in_its_language_and_ends_its_turn(content: str, opening: str) -> None:
     prompt = tokenizer().encode(render([{"role": "user", "content": content}], enable_thinking=False)).ids

@@ -19,6 +19,8 @@ class Facts:
     tokens_per_step: float
     num_prompts: int
     minutes: float
+    cpu_minutes: float
+    """Processor time of all threads: what `minutes` cannot tell on a machine that does other things too."""
 
 
 def card(facts: Facts) -> str:
@@ -45,7 +47,8 @@ words about home automation, rarely sense.
 
 **{facts.tokens_per_step:.2f} tokens a step**, the bonus token included, with three chained greedy drafts on
 {facts.num_prompts} held-out prompts (plain torch, float32 arithmetic on the stored weights). The run trained on
-{facts.trained_tokens / 1e6:.1f} M tokens and took {facts.minutes:.0f} minutes with two threads.
+{facts.trained_tokens / 1e6:.1f} M tokens and took {facts.minutes:.0f} minutes with two threads,
+{facts.cpu_minutes:.0f} minutes of processor time.
 
 ## Text
 
