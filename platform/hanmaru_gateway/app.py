@@ -205,7 +205,7 @@ def _redis(settings: Settings) -> Redis:
         username=settings.redis_user,
         password=read_secret(file, "Redis password") if file is not None else None,
         socket_timeout=settings.redis_timeout_s,
-        socket_connect_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s / 2,
         max_connections=REDIS_CONNECTIONS,
         # Once more, at once, and only for a connection that broke: after a restart of Redis every pooled one is dead.
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),

@@ -153,6 +153,8 @@ def _ray(port: int) -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    # Ray's workers would otherwise run at niceness 15: behind every other process of a busy machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # One prompt at a time is tokenised where it is asked for; a thread pool for it would only be woken.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Ray's default of 15 leaves a replica ten requests a second on a machine whose cores are busy (decision 0003).

@@ -65,8 +65,8 @@ class Settings(StrictSchema):
     """How long an engine may take for an answer that is not streamed."""
     connect_timeout_s: Seconds = 2.0
     """How long a connection to an engine may take."""
-    redis_timeout_s: Seconds = 0.8
-    """For each of connecting and answering; a request that needs Redis fails within twice this."""
+    redis_timeout_s: Seconds = 1.2
+    """How long a request may wait for Redis, connecting included."""
     poll_interval_s: Seconds = 0.25
     """How often registrations are read."""
     shutdown_timeout_s: Annotated[float, Field(ge=0)] = 30.0
