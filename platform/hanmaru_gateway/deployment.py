@@ -57,6 +57,8 @@ def gateway_application(settings: Settings, replicas: int) -> serve.Application:
         health_check_timeout_s=10,
         # The new replica is up before the old one stops; Serve's default leaves a gap.
         max_surge_percent=100,
+        # What keeps a replica from starting is said at once, not after Serve's twenty tries.
+        max_constructor_retry_count=3,
         ray_actor_options={"num_cpus": 0.1},
         logging_config=LoggingConfig(log_level="ERROR", enable_access_log=False),
     )

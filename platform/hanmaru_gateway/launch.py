@@ -26,7 +26,7 @@ from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import configure_logging, log_event
 
-from hanmaru_gateway.settings import Settings, read_settings
+from hanmaru_gateway.settings import Settings, read_secret, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         options = _parse(argv)
         settings = read_settings(os.environ, _given(options))
         if ENV_RAY_ADDRESS not in os.environ:
+            require_files(settings)
             require_free_ports(settings, options.ray_port)
         with _ray(options.ray_port):
             return _serve(settings, options.replicas)
@@ -74,6 +75,18 @@ def _given(options: argparse.Namespace) -> Mapping[str, object]:
         "grpc_port": options.grpc_port,
         "metrics_port": options.metrics_port,
     }
+
+
+def require_files(settings: Settings) -> None:
+    """Raise HanmaruError (CONFIGURATION) for a secret that replicas could not read, in clearer words than Ray's."""
+    read_secret(settings.platform_secret_file, "platform secret")
+    for file, what in (
+        (settings.redis_password_file, "Redis password"),
+        (settings.tls_cert_file, "TLS certificate"),
+        (settings.tls_key_file, "TLS key"),
+    ):
+        if file is not None:
+            read_secret(file, what)
 
 
 def require_free_ports(settings: Settings, ray_port: int) -> None:

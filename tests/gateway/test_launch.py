@@ -222,6 +222,21 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, which: str)
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.timeout(60)
+def test_a_secret_that_cannot_be_read_is_said_before_anything_starts(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "hanmaru_gateway.launch", *free_arguments("--http-port", free_ports(1)[0])],
+        env={**os.environ, names.ENV_PLATFORM_SECRET_FILE: str(tmp_path / "nothing-here")},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "nothing-here" in json.loads(ended.stderr.splitlines()[-1])["problem"]
+    assert "Traceback" not in ended.stderr
+
+
 def free_arguments(which: str, port: int) -> list[str]:
     wanted = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     wanted[which] = str(port)
