@@ -108,7 +108,7 @@ def _wheels(cache: Path, source: Source) -> list[Path]:
 
 
 def _pip() -> list[str]:
-    """A pip that runs: this interpreter's own, or the one that `uv` brings, from PATH or as the Makefile installs it."""
+    """A pip that runs: this interpreter's own, or the one that `uv` brings, on PATH or where the Makefile put it."""
     own = [sys.executable, "-m", "pip"]
     if subprocess.run([*own, "--version"], capture_output=True, check=False).returncode == 0:
         return own
