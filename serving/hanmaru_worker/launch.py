@@ -48,6 +48,9 @@ def main(argv: Sequence[str]) -> int:
     except HanmaruError as error:
         log_event(_log, logging.ERROR, "worker.failed", code=error.code, message=error.message)
         return EXIT_MISCONFIGURED if error.code is ErrorCode.CONFIGURATION else EXIT_FAILED
+    except OSError as error:  # a full disk, a lost mount
+        log_event(_log, logging.ERROR, "worker.failed", code=ErrorCode.INTERNAL, message=str(error))
+        return EXIT_FAILED
     log_event(_log, logging.INFO, "worker.ended")
     return 0
 

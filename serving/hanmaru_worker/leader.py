@@ -90,7 +90,7 @@ class Leader:
             if outcome is DrainStep.DONE:
                 self._status.phase = Phase.STOPPING
                 await first_of(self._engine.stop(ENGINE_STOP_GRACE_S), when(self._stop.hurried, None))
-        except HanmaruError:
+        except Exception:  # our own bugs too: gateways must not wait for the lease to end
             await self._deregister()
             raise
         finally:

@@ -39,9 +39,10 @@ def decide(
     )
 
 
-def refuse_web_sockets(_result: None, app: Any, **_keys: Any) -> None:
+def refuse_web_sockets(_result: None, app: Any, *, admin_api_key: str | None, **_keys: Any) -> None:
     """SGLang's key check lets them pass; hooked AFTER the function that installs that check."""
-    app.add_middleware(NoWebSockets)
+    if admin_api_key:
+        app.add_middleware(NoWebSockets)
 
 
 class NoWebSockets:
