@@ -6,6 +6,8 @@ SHELL := /bin/bash
 # uv never fetches an interpreter: the machine's own Python (3.11 to 3.13) is used, or its absence is said.
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE ?= hardlink
+# Once here instead of in every process: an engine imports for a minute without it where Python may not write bytecode.
+export UV_COMPILE_BYTECODE := 1
 export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
