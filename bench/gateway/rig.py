@@ -34,6 +34,8 @@ ENGINE_CORE, PROXY_CORE = CORES[0], CORES[-1]
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 45.0
 WARM_UP_S = 0.5
+SETTLE_S = 0.5
+"""What a stopped program has missed (timers, health checks) it makes up for now, not while it is measured."""
 RECOVERY_S = 2.0
 """After having been stopped, Ray's processes need a moment before they can end in good order."""
 
@@ -197,6 +199,8 @@ def measure_all(routes: Sequence[Route], cells: Sequence[Cell], rounds: int, sec
         for cell in cells:
             for route in [*routes[turn:], *routes[:turn]]:
                 _signal(route, signal.SIGCONT)
+                if route.processes:
+                    time.sleep(SETTLE_S)
                 wait_until_serving(route, 15.0)
                 sample = fire(route, cell, seconds if round_index >= 0 else WARM_UP_S)
                 _signal(route, signal.SIGSTOP)

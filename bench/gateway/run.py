@@ -47,7 +47,7 @@ def ratios(samples: Samples, measured: list[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="length of one shot")
+    parser.add_argument("--seconds", type=float, default=1.2, help="length of one shot")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="whose tokenizer and template are used")
     parser.add_argument("--only", nargs="*", choices=["hanmaru", *PEERS], default=["hanmaru", *PEERS])
     args = parser.parse_args()
