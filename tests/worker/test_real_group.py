@@ -13,9 +13,14 @@ import pytest
 from hanmaru_contracts import names, redis_keys
 from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
 from hanmaru_contracts.wire.engine_spec import EngineSpec, KvCache, Parallelism
-from hanmaru_testing.engine import free_loopback_port
 from hanmaru_testing.redis_server import RedisServer
-from hanmaru_testing.worker_process import WorkerProcess, running_worker, wait_until_gone, write_worker_files
+from hanmaru_testing.worker_process import (
+    WorkerProcess,
+    free_port_run,
+    running_worker,
+    wait_until_gone,
+    write_worker_files,
+)
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -26,6 +31,7 @@ HANG_TIMEOUT_S = 10.0
 
 @contextmanager
 def started(folder: Path, checkpoint: Path, redis_url: str) -> Iterator[tuple[WorkerProcess, WorkerProcess]]:
+    first = free_port_run(5)
     spec = EngineSpec(
         model=MODEL,
         route="tiny",
@@ -34,13 +40,13 @@ def started(folder: Path, checkpoint: Path, redis_url: str) -> Iterator[tuple[Wo
         context_tokens=4096,
         parallelism=Parallelism(tensor=2),
         kv_cache=KvCache(page_size=16, max_total_tokens=16384),
-        http_port=free_loopback_port(),
-        supervisor_port=free_loopback_port(),
+        http_port=first,
+        supervisor_port=first + 2,
         startup_timeout_s=START_S,
         hang_timeout_s=HANG_TIMEOUT_S,
         drain_timeout_s=30.0,
     )
-    places = {names.ENV_GROUP_SIZE: "2", names.ENV_GROUP_ADDRESS: f"127.0.0.1:{free_loopback_port()}"}
+    places = {names.ENV_GROUP_SIZE: "2", names.ENV_GROUP_ADDRESS: f"127.0.0.1:{first + 4}"}
     files = [
         write_worker_files(folder / str(rank), spec, redis_url, **{names.ENV_GROUP_RANK: str(rank)}, **places)
         for rank in (0, 1)

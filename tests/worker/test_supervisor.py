@@ -26,6 +26,7 @@ from hanmaru_testing.worker_process import (
     PLATFORM_SECRET,
     WorkerFiles,
     WorkerProcess,
+    free_port_run,
     running_worker,
     wait_until_gone,
     write_worker_files,
@@ -356,10 +357,15 @@ def test_a_killed_supervisor_leaves_no_engine_behind(bench: Bench) -> None:
 # Groups.
 
 
+def group_spec(bench: Bench) -> EngineSpec:
+    first = free_port_run(4)
+    return bench.spec(http_port=first, supervisor_port=first + 2)
+
+
 def group_files(bench: Bench, spec: EngineSpec, rank: int) -> WorkerFiles:
-    address = f"127.0.0.1:{free_loopback_port()}"
-    places = {names.ENV_GROUP_RANK: str(rank), names.ENV_GROUP_SIZE: "2", names.ENV_GROUP_ADDRESS: address}
-    return bench.files(spec, **places)
+    """The scripted engine meets nobody, so any address of that host does."""
+    places = {names.ENV_GROUP_SIZE: "2", names.ENV_GROUP_ADDRESS: "127.0.0.1:9"}
+    return bench.files(spec, **{names.ENV_GROUP_RANK: str(rank)}, **places)
 
 
 def await_ready(url: str, worker: WorkerProcess, deadline_s: float = 20.0) -> None:
@@ -373,7 +379,7 @@ def await_ready(url: str, worker: WorkerProcess, deadline_s: float = 20.0) -> No
 
 
 def test_a_rank_above_0_registers_nothing_and_ends_when_rank_0_is_gone(bench: Bench, store: redis.Redis) -> None:
-    spec = bench.spec()
+    spec = group_spec(bench)
     with running_worker(group_files(bench, spec, 0)) as leader, running_worker(group_files(bench, spec, 1)) as follower:
         registered(leader)
         url = f"http://127.0.0.1:{spec.supervisor_port + 1}"
@@ -388,7 +394,7 @@ def test_a_rank_above_0_registers_nothing_and_ends_when_rank_0_is_gone(bench: Be
 
 
 def test_a_group_drains_as_one(bench: Bench) -> None:
-    spec = bench.spec()
+    spec = group_spec(bench)
     with running_worker(group_files(bench, spec, 0)) as leader, running_worker(group_files(bench, spec, 1)) as follower:
         registered(leader)
         await_ready(f"http://127.0.0.1:{spec.supervisor_port + 1}", follower)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import queue
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -173,6 +175,22 @@ def running_worker(files: WorkerFiles, environment: Mapping[str, str] | None = N
                 continue
         process.wait(END_DEADLINE_S)
         psutil.wait_procs(left, timeout=10)
+
+
+def free_port_run(count: int) -> int:
+    """The first of `count` neighbouring ports that nobody listened on a moment ago: a group's rank r adds r to both.
+
+    Below the range that outgoing connections and other tests' single ports come from.
+    """
+    while True:
+        first = random.randrange(12_000, 30_000, 10)
+        with ExitStack() as probes:
+            try:
+                for port in range(first, first + count):
+                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return first
 
 
 def wait_until_gone(processes: list[psutil.Process], deadline_s: float) -> list[psutil.Process]:
