@@ -2,7 +2,7 @@
 explains the flags.
 
 Keys are not here: they reach the engine by the file of `--config` alone. `extra_args` of a spec may tune the engine but
-not open it: flags that would loosen what `trust.md` promises are refused.
+not open it: flags that would loosen what `docs/trust.md` promises are refused.
 """
 
 from __future__ import annotations
