@@ -25,7 +25,7 @@ from hanmaru_gateway.admission.messages import (
     check_tool_choice,
     check_tools,
 )
-from hanmaru_gateway.admission.schemas import check_cost, check_schema
+from hanmaru_gateway.admission.schemas import check_compiled, check_schema
 from hanmaru_gateway.request import Kind
 
 
@@ -61,14 +61,25 @@ class Field:
     """What msgspec parses it as; None when it is not parsed."""
     check: Check | None = None
     is_required: bool = False
+    bytes_bound: str | None = "field_bytes"
+    """Name of the bound on what was sent, checked before it is parsed; None: only the body's bounds it."""
 
 
 def _as_it_is(value: object, _name: str, _bounds: Bounds) -> object:
     return value
 
 
-def _forward(name: str, type_: Any, check: Check = _as_it_is, *, rule: str = "", required: bool = False) -> Field:
-    return Field(name=name, decision=Decision.FORWARD, type=type_, check=check, rule=rule, is_required=required)
+def _forward(
+    name: str, type_: Any, check: Check = _as_it_is, *, rule: str = "", bytes_bound: str | None = "field_bytes"
+) -> Field:
+    return Field(name=name, decision=Decision.FORWARD, type=type_, check=check, rule=rule, bytes_bound=bytes_bound)
+
+
+def _prompt(name: str, type_: Any, check: Check, *, rule: str) -> Field:
+    """What the model reads: required, and as long as the body and the model's context allow."""
+    return Field(
+        name=name, decision=Decision.FORWARD, type=type_, check=check, rule=rule, is_required=True, bytes_bound=None
+    )
 
 
 def _read(name: str, type_: Any, check: Check = _as_it_is, *, rule: str = "", required: bool = False) -> Field:
@@ -194,7 +205,7 @@ def _check_response_format(value: ResponseFormat, where: str, bounds: Bounds) ->
         if not 1 <= len(value.json_schema.name) <= _SCHEMA_NAME_CHARS:
             refuse(f"{where}.json_schema.name", f"expected 1 to {_SCHEMA_NAME_CHARS} characters")
         check_schema(value.json_schema.schema_, f"{where}.json_schema.schema", bounds)
-        check_cost([value.json_schema.schema_], f"{where}.json_schema.schema", bounds)
+        check_compiled([value.json_schema.schema_], f"{where}.json_schema.schema", bounds)
     return None if value.type == "text" else msgspec.to_builtins(value)
 
 
@@ -317,7 +328,7 @@ _COMMON_WITHHELD = (
 )  # fmt: skip
 
 CHAT = (
-    _forward("messages", list[Message], check_messages, rule="1 to {messages} messages of text", required=True),
+    _prompt("messages", list[Message], check_messages, rule="1 to {messages} messages of text"),
     *_COMMON,
     _read("max_completion_tokens", int, _count("output_tokens", low=1), rule="as `max_tokens`, its newer name"),
     _forward("logprobs", bool, rule="true tells how likely each token was"),
@@ -327,6 +338,7 @@ CHAT = (
         list[ToolDefinition],
         check_tools,
         rule="up to {tools} functions, {tools_bytes} bytes together, with small `parameters` (see Schemas)",
+        bytes_bound="tools_bytes",
     ),
     _forward(
         "tool_choice",
@@ -358,12 +370,11 @@ CHAT = (
 )  # fmt: skip
 
 COMPLETION = (
-    _forward(
+    _prompt(
         "prompt",
         str | list[int | str],
         _check_prompt,
         rule="text, or token ids 0 to {token_id}; one prompt a request",
-        required=True,
     ),
     *_COMMON,
     _forward("logprobs", int, _count("top_logprobs"), rule="0 to {top_logprobs} alternatives a token"),

@@ -33,7 +33,11 @@ class Bounds:
     top_logprobs: int = 20
     tools: int = 128
     tools_bytes: int = 512 * 1024
-    """All of `tools` as JSON."""
+    """All of `tools` as it was sent."""
+    field_bytes: int = 128 * 1024
+    """Any field but messages, prompt and tools, as it was sent: refused before it is parsed."""
+    arguments_chars: int = 2 * 1024 * 1024
+    """Arguments of all tool calls in the messages together; each is read as JSON."""
     tool_calls: int = 128
     """Of one assistant message."""
     schema_bytes: int = 64 * 1024

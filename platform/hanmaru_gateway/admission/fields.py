@@ -18,7 +18,7 @@ import msgspec
 
 from hanmaru_gateway.admission.allowlist import TABLES, Decision, Effort, Field, StreamOptions
 from hanmaru_gateway.admission.bounds import DEFAULT_BOUNDS, Bounds, refuse
-from hanmaru_gateway.admission.schemas import check_cost
+from hanmaru_gateway.admission.schemas import check_compiled
 from hanmaru_gateway.request import Kind, ParsedRequest
 
 COMPLETION_MAX_TOKENS = 16
@@ -56,8 +56,8 @@ def parse_request(kind: Kind, body: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> P
         elif row.decision is Decision.REFUSE:
             refuse(row.name, f"is not accepted; {row.rule}")
         elif decoder is not None and row.check is not None:
-            if row.name == "tools" and len(piece) > bounds.tools_bytes:
-                refuse("tools", f"takes {len(piece)} bytes; at most {bounds.tools_bytes} are accepted")
+            if row.bytes_bound is not None and len(piece) > getattr(bounds, row.bytes_bound):
+                refuse(row.name, f"takes {len(piece)} bytes; at most {getattr(bounds, row.bytes_bound)} are accepted")
             value = _parse(decoder, piece, row.name)
             if value is not None and (accepted := row.check(value, row.name, bounds)) is not None:
                 values[row.name] = accepted
@@ -173,7 +173,7 @@ def _check_tool_use(values: dict[str, Any], bounds: Bounds) -> None:
         refuse("response_format", "cannot hold together with a tool_choice that demands a tool call; send one of them")
     # Otherwise the engine reads the parameters to the model, but compiles nothing.
     if is_demanded or any(function.get("strict") for function in functions):
-        check_cost([function["parameters"] for function in functions if "parameters" in function], "tools", bounds)
+        check_compiled([function["parameters"] for function in functions if "parameters" in function], "tools", bounds)
 
 
 def _apply_effort(values: dict[str, Any]) -> None:

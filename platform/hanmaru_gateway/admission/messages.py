@@ -75,7 +75,7 @@ class Assistant(_Message, frozen=True, kw_only=True, tag="assistant"):
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     refusal: str | None = None
-    annotations: list[msgspec.Raw] | None = None
+    annotations: msgspec.Raw = msgspec.Raw()
     audio: None = None
     function_call: None = None
 
@@ -129,6 +129,14 @@ def check_messages(messages: list[Message], name: str, bounds: Bounds) -> list[d
         refuse(name, "is empty; send at least one message")
     if len(messages) > bounds.messages:
         refuse(name, f"has {len(messages)} messages; at most {bounds.messages} are accepted")
+    arguments_chars = sum(
+        len(call.function.arguments)
+        for message in messages
+        if isinstance(message, Assistant)
+        for call in message.tool_calls or ()
+    )
+    if arguments_chars > bounds.arguments_chars:
+        refuse(name, f"has tool calls with {arguments_chars} characters of arguments; at most {bounds.arguments_chars}")
     return [_plain(message, f"{name}[{i}]", bounds) for i, message in enumerate(messages)]
 
 

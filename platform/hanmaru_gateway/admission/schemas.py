@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from hanmaru_gateway.admission.bounds import Bounds, refuse, shown
+from hanmaru_gateway.admission.references import check_references
 
 _COUNTS = (
     "minLength",
@@ -53,9 +54,13 @@ def check_schema(schema: dict[str, object], where: str, bounds: Bounds) -> None:
                 refuse(where, f"{key} is {shown(value)}; only references into the same schema (`#…`) are followed")
 
 
-def check_cost(schemas: Iterable[dict[str, object]], where: str, bounds: Bounds) -> None:
-    """Refuse schemas that an answer is held to and that repeat too much, all of them together."""
-    total = sum(_repeats(node, where, bounds) for schema in schemas for _, node in _nodes(schema))
+def check_compiled(schemas: Iterable[dict[str, object]], where: str, bounds: Bounds) -> None:
+    """Refuse schemas that an answer is held to when they repeat too much, all of them together, or lead nowhere."""
+    total = 0
+    for schema in schemas:
+        nodes = [node for _, node in _nodes(schema)]
+        check_references(schema, nodes, where)
+        total += sum(_repeats(node, where, bounds) for node in nodes)
     if total > bounds.schema_repeats:
         refuse(
             where,
@@ -68,12 +73,18 @@ def _repeats(node: dict[str, object], where: str, bounds: Bounds) -> int:
     total = 0
     for key, value in node.items():
         if key in _COUNTS and isinstance(value, (int, float)):
-            total += int(min(max(value, 0), _BEYOND))
+            total += int(min(max(value, 0), _BEYOND)) * _positions(key, node)
         elif key == "pattern" and isinstance(value, str):
             total += _measured(value, where, bounds)
         elif key == "patternProperties" and isinstance(value, dict):
             total += sum(_measured(pattern, where, bounds) for pattern in value)
     return total
+
+
+def _positions(key: str, node: dict[str, object]) -> int:
+    # Counting properties, the grammar tells apart how many there were at each of them.
+    properties = node.get("properties")
+    return max(1, len(properties)) if key.endswith("Properties") and isinstance(properties, dict) else 1
 
 
 def _measured(pattern: str, where: str, bounds: Bounds) -> int:

@@ -66,6 +66,7 @@ def _nested(levels: int) -> dict[str, Any]:
 
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 DEEP = '{"a":' * 40 + "1" + "}" * 40
+LONG = json.dumps({"a": "x" * 1_000_000})
 PART = {"type": "text", "text": "x"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 
@@ -114,6 +115,10 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": DEEP}}]}]},
             "messages[0].tool_calls[0].function.arguments",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": LONG}}]}] * 3},
+            "messages",
         ),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": 1}]}, "messages[0].tool_call_id"),
         ({"n": 0}, "n"),
@@ -184,6 +189,8 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
             "response_format",
         ),
         ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "text", "padding": "x" * 200_000}}, "response_format"),
+        ({"logit_bias": {str(i): 0 for i in range(100_000)}}, "logit_bias"),
         ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"response_format": {"type": "text"} | {"json_schema": {"name": "x", "schema": {}}}}, "response_format"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_gateway.admission.bounds import DEFAULT_BOUNDS
-from hanmaru_gateway.admission.schemas import check_cost, check_schema, pattern_states
+from hanmaru_gateway.admission.schemas import check_compiled, check_schema, pattern_states
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,11 +40,12 @@ def test_a_schema_that_is_large_or_looks_elsewhere_is_refused(schema: dict[str, 
         [{"pattern": "((a{20}){20}){20}"}],
         [{"pattern": "x" * 513}],
         [{"patternProperties": {"(ab){3000}": {}}}],
+        [{"properties": {f"p{i}": {} for i in range(100)}, "minProperties": 30}],
     ],
 )
 def test_schemas_that_repeat_too_much_are_refused(schemas: list[dict[str, object]]) -> None:
     with pytest.raises(HanmaruError) as caught:
-        check_cost(schemas, "tools", DEFAULT_BOUNDS)
+        check_compiled(schemas, "tools", DEFAULT_BOUNDS)
     assert caught.value.param == "tools"
 
 
@@ -60,7 +61,7 @@ def test_schemas_that_repeat_too_much_are_refused(schemas: list[dict[str, object
 )
 def test_everyday_schemas_pass(schema: dict[str, object]) -> None:
     check_schema(schema, "schema", DEFAULT_BOUNDS)
-    check_cost([schema], "schema", DEFAULT_BOUNDS)
+    check_compiled([schema], "schema", DEFAULT_BOUNDS)
 
 
 @pytest.mark.parametrize(
