@@ -49,9 +49,18 @@ class Engine:
 
     @classmethod
     async def start(
-        cls, argv: Sequence[str], environment: Mapping[str, str], *, origin: str, api_key: str, log_path: Path
+        cls,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        scratch: Path,
+        origin: str,
+        api_key: str,
+        log_path: Path,
     ) -> Self:
         """Start the program; `origin` is where its HTTP server will answer. The log file is begun anew.
+
+        The folder `scratch` is gone with the engine, even when this process is killed.
 
         Raises HanmaruError (CONFIGURATION) when the log cannot be written.
         """
@@ -67,6 +76,7 @@ class Engine:
                 sys.executable,
                 "-m",
                 "hanmaru_worker.leash",
+                str(scratch),
                 *argv,
                 stdin=asyncio.subprocess.PIPE,  # its end is the end of the engine
                 stdout=log,

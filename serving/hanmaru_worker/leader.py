@@ -78,7 +78,7 @@ class Leader:
             if not await first_of(self._engine.fails(), self._load(), when(self._stop.asked, False)):
                 return
             # The engine has read its keys; nothing else may find them.
-            self._config_file.unlink()
+            self._config_file.unlink(missing_ok=True)
             pulse = Pulse(self._spec.hang_timeout_s, time.monotonic())
             outcome = await first_of(
                 self._engine.fails(),

@@ -1,9 +1,10 @@
-"""Runs one program so that nothing of it outlives whoever asked: `python -m hanmaru_worker.leash PROGRAM ARGS…`.
+"""Runs one program so that nothing of it outlives whoever asked: `python -m hanmaru_worker.leash FOLDER PROGRAM ARGS…`.
 
 `engine` starts it in a session of its own and holds the other end of its standard input. It passes SIGTERM and SIGINT
 on to the program and exits with the program's status. When the standard input ends (the supervisor closed it, or died
 in whatever way) or the program ends, it kills every descendant, also those that left the group or lost their parent:
-orphans become its children, because it is their subreaper. Linux only; imports nothing but the standard library.
+orphans become its children, because it is their subreaper. Last it removes FOLDER, where the keys are.
+Linux only; imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ KILL_DEADLINE_S = 5.0
 """How long killed processes may take to vanish; one in uninterruptible sleep is left to the kernel."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(folder: Path, argv: Sequence[str]) -> int:
     """Exit status of the program; 128 + n when signal n ended it."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -41,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     select.select([ended, sys.stdin.fileno()], [], [])
     status = program.poll()
     _kill_descendants(time.monotonic() + KILL_DEADLINE_S)
+    shutil.rmtree(folder, ignore_errors=True)
     if status is None:
         return 128 + signal.SIGKILL
     return status if status >= 0 else 128 - status
@@ -75,4 +78,4 @@ def _descendants(root: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -57,6 +57,7 @@ async def supervise(settings: Settings, model: Model | None, scratch: Path, stop
         engine = await Engine.start(
             argv,
             environment,
+            scratch=scratch,
             origin=f"http://{settings.engine_address}",
             api_key=api_key,
             log_path=settings.log_dir / f"engine-{settings.replica}-{settings.rank.index}.log",

@@ -29,7 +29,7 @@ time.sleep(600)
 class Leashed:
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hanmaru_worker.leash", sys.executable, "-c", PROGRAM],
+            [sys.executable, "-m", "hanmaru_worker.leash", str(folder), sys.executable, "-c", PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -43,7 +43,7 @@ class Leashed:
 
 @pytest.fixture
 def leashed(tmp_path: Path) -> Iterator[Leashed]:
-    leashed = Leashed(tmp_path)
+    leashed = Leashed(tmp_path / "secrets")
     yield leashed
     for process in leashed.everything:
         if process.is_running():
@@ -95,14 +95,17 @@ def test_the_program_dies_with_a_leash_that_is_killed(leashed: Leashed) -> None:
 
 def test_whoever_held_the_leash_may_die_in_any_way(tmp_path: Path) -> None:
     """The holder is killed by SIGKILL, with no chance to close anything."""
-    pids = tmp_path / "pids"
+    pids, secrets = tmp_path / "pids", tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "keys.yaml").touch()
     holder = subprocess.Popen(
         [
             sys.executable,
             "-c",
             "import subprocess, sys, time\n"
             f"out = open({str(pids)!r}, 'w')\n"
-            f"leash = [sys.executable, '-m', 'hanmaru_worker.leash', sys.executable, '-c', {PROGRAM!r}]\n"
+            f"program = [sys.executable, '-c', {PROGRAM!r}]\n"
+            f"leash = [sys.executable, '-m', 'hanmaru_worker.leash', {str(secrets)!r}, *program]\n"
             "subprocess.Popen(leash, stdin=subprocess.PIPE, stdout=out, start_new_session=True)\n"
             "time.sleep(600)",
         ]
@@ -115,3 +118,7 @@ def test_whoever_held_the_leash_may_die_in_any_way(tmp_path: Path) -> None:
     holder.wait(10)
     assert len(leashed) == 3
     assert wait_until_gone(leashed, 10) == []
+    deadline = time.monotonic() + 5
+    while secrets.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not secrets.exists()

@@ -48,7 +48,9 @@ def started(folder: Path, checkpoint: Path, redis_url: str) -> Iterator[tuple[Wo
     )
     places = {names.ENV_GROUP_SIZE: "2", names.ENV_GROUP_ADDRESS: f"127.0.0.1:{first + 4}"}
     files = [
-        write_worker_files(folder / str(rank), spec, redis_url, **{names.ENV_GROUP_RANK: str(rank)}, **places)
+        write_worker_files(
+            folder / str(rank), spec, redis_url, TMPDIR=str(folder), **{names.ENV_GROUP_RANK: str(rank)}, **places
+        )
         for rank in (0, 1)
     ]
     with running_worker(files[0]) as leader, running_worker(files[1]) as follower:

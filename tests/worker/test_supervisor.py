@@ -163,12 +163,16 @@ def test_keys_are_in_one_private_file_that_is_gone_when_the_engine_serves(bench:
         held = json.loads(keys_file.read_text())
         assert held["api-key"] == worker.engine_key
         assert len({*held.values()}) == 2
+        members = worker.tree()
+        worker.signal(signal.SIGKILL)
+        assert wait_until_gone(members, 8) == []
+        assert not keys_file.parent.exists()
     with bench.worker() as worker:
         registered(worker)
-        assert list(bench.folder.glob("hanmaru-worker-*/keys.yaml")) == [keys_file]  # the killed one's
+        assert list(bench.folder.glob("hanmaru-worker-*/*")) == []
         worker.signal(signal.SIGTERM)
         assert worker.exit_code() == 0
-        assert list(bench.folder.glob("hanmaru-worker-*")) == [keys_file.parent]
+        assert list(bench.folder.glob("hanmaru-worker-*")) == []
 
 
 def test_an_engine_that_shows_its_admin_routes_is_never_registered(bench: Bench, store: redis.Redis) -> None:
