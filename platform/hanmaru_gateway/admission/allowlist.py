@@ -278,7 +278,9 @@ _COMMON = (
     _forward("seed", int, _check_seed, rule="64 bits, signed"),
     _forward("n", int, _count("n", low=1), rule="1 to {n}; each counts towards the output limits"),
     _read("max_tokens", int, _count("output_tokens", low=1), rule="1 and more, within the model's context"),
-    _forward("min_tokens", int, _count("output_tokens"), rule="0 and more, at most the tokens asked for"),
+    _forward(
+        "min_tokens", int, _count("output_tokens"), rule="0 and more, at most the tokens asked for; not with a schema"
+    ),
     _forward("stop", str | list[str], _check_stop, rule="up to {stop_strings} strings of 1 to {stop_chars} characters"),
     _forward("stop_token_ids", list[int], _check_stop_token_ids, rule="up to {stop_token_ids} token ids"),
     _forward("ignore_eos", bool, rule="true generates until the token limit"),

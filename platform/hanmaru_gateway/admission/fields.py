@@ -130,11 +130,16 @@ def _assemble(kind: Kind, values: dict[str, Any], bounds: Bounds) -> ParsedReque
     max_output_tokens = _max_output_tokens(kind, values)
     if max_output_tokens is not None and values.get("min_tokens", 0) > max_output_tokens:
         refuse("min_tokens", f"is {values['min_tokens']}, more than the {max_output_tokens} tokens asked for")
+    is_held_to_schema = "response_format" in values
     if kind is Kind.CHAT:
-        _check_tool_use(values, bounds)
+        is_held_to_schema |= _check_tool_use(values, bounds)
         if values.get("top_logprobs") and not values.get("logprobs"):
             refuse("top_logprobs", "is given without `logprobs`; set `logprobs` to true")
         _apply_effort(values)
+    if is_held_to_schema and values.get("min_tokens"):
+        # A schema's end allows only the token that ends the answer, and min_tokens forbids that one: with no token
+        # left, sampling ends the engine (seen: SGLang 0.5.23, November 2026).
+        refuse("min_tokens", "cannot hold together with a schema, which says itself when the answer ends; leave it out")
     return ParsedRequest(
         kind=kind,
         route=values.pop("model"),
@@ -161,7 +166,8 @@ def _max_output_tokens(kind: Kind, values: dict[str, Any]) -> int | None:
     return limit_or_none
 
 
-def _check_tool_use(values: dict[str, Any], bounds: Bounds) -> None:
+def _check_tool_use(values: dict[str, Any], bounds: Bounds) -> bool:
+    """Whether the engine holds the answer to the tools' schemas; else it reads them to the model, but compiles nothing."""
     functions = [tool["function"] for tool in values.get("tools", ())]
     choice = values.get("tool_choice", "auto")
     is_demanded = choice not in ("auto", "none")
@@ -171,9 +177,10 @@ def _check_tool_use(values: dict[str, Any], bounds: Bounds) -> None:
         refuse("tool_choice.function.name", "is not the name of one of `tools`")
     if is_demanded and "response_format" in values:
         refuse("response_format", "cannot hold together with a tool_choice that demands a tool call; send one of them")
-    # Otherwise the engine reads the parameters to the model, but compiles nothing.
-    if is_demanded or any(function.get("strict") for function in functions):
+    is_held = is_demanded or (choice != "none" and any(function.get("strict") for function in functions))
+    if is_held:
         check_compiled([function["parameters"] for function in functions if "parameters" in function], "tools", bounds)
+    return is_held
 
 
 def _apply_effort(values: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ FULL: dict[Kind, dict[str, object]] = {
         "seed": -(2**63),
         "n": 8,
         "max_tokens": 100,
-        "min_tokens": 100,
+        "min_tokens": 0,
         "stop": ["a" * 256] * 16,
         "stop_token_ids": [0] * 64,
         "ignore_eos": True,

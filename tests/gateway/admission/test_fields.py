@@ -188,6 +188,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
             {"tools": [_tool()], "tool_choice": "required", "response_format": {"type": "json_object"}},
             "response_format",
         ),
+        ({"response_format": {"type": "json_object"}, "min_tokens": 1}, "min_tokens"),
+        ({"tools": [_tool()], "tool_choice": "required", "min_tokens": 1}, "min_tokens"),
+        ({"tools": [_tool(strict=True)], "min_tokens": 1}, "min_tokens"),
         ({"response_format": "json"}, "response_format"),
         ({"response_format": {"type": "text", "padding": "x" * 200_000}}, "response_format"),
         ({"logit_bias": {str(i): 0 for i in range(100_000)}}, "logit_bias"),
@@ -237,6 +240,7 @@ def test_a_bad_chat_field_is_refused_by_its_path(fields: dict[str, object], para
         ({"suffix": "x"}, "suffix"),
         ({"max_completion_tokens": 3}, "max_completion_tokens"),
         ({"min_tokens": 17}, "min_tokens"),
+        ({"response_format": {"type": "json_object"}, "min_tokens": 1}, "min_tokens"),
     ],
 )
 def test_a_bad_completion_field_is_refused_by_its_path(fields: dict[str, object], param: str) -> None:
@@ -346,6 +350,19 @@ def test_a_completion_that_does_not_say_how_long_gets_openais_sixteen_tokens() -
 @pytest.mark.parametrize(("prompt", "forwarded"), [("x", "x"), (["x"], "x"), ([1, 2], [1, 2])])
 def test_one_prompt_is_text_or_token_ids(prompt: object, forwarded: object) -> None:
     assert _completion(prompt=prompt).fields["prompt"] == forwarded
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "text"}},
+        {"response_format": {"type": "json_object"}, "min_tokens": 0},
+        {"tools": [_tool()]},
+        {"tools": [_tool(strict=True)], "tool_choice": "none"},
+    ],
+)
+def test_min_tokens_goes_with_answers_that_no_schema_ends(fields: dict[str, object]) -> None:
+    assert _chat(**({"min_tokens": 1} | fields)).fields["messages"]
 
 
 def test_tools_that_nothing_is_compiled_for_may_bound_lengths_as_they_like() -> None:
