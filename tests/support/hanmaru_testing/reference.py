@@ -32,6 +32,16 @@ class Agreement:
     """How many of the divergences fell on two logits within `TIE_LOGITS`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One greedy step of the reference."""
+
+    token: int
+    log_probability: float
+    margin_logits: float
+    """By how much it beat the second best."""
+
+
 class Reference:
     """One checkpoint in transformers, on one thread."""
 
@@ -58,6 +68,19 @@ class Reference:
         finally:
             self._model.config.sliding_window = own
         return found.float()
+
+    def greedy(self, prompt: Sequence[int], count: int) -> list[Step]:
+        """The next `count` tokens; each step reads everything anew, so no cache can be wrong."""
+        tokens = list(prompt)
+        steps = []
+        for _ in range(count):
+            last = self.logits(tokens)[-1]
+            best = last.topk(2)
+            token = int(best.indices[0])
+            own = float(torch.log_softmax(last, -1)[token])
+            steps.append(Step(token, own, float(best.values[0] - best.values[1])))
+            tokens.append(token)
+        return steps
 
     def agreement(self, prompt: Sequence[int], answer: Mapping[str, Any]) -> Agreement:
         """Compare an answer of `/generate` made greedily with `return_logprob`."""
