@@ -167,7 +167,7 @@ def _max_output_tokens(kind: Kind, values: dict[str, Any]) -> int | None:
 
 
 def _check_tool_use(values: dict[str, Any], bounds: Bounds) -> bool:
-    """Whether the engine holds the answer to the tools' schemas; else it reads them to the model, but compiles nothing."""
+    """Whether the engine holds the answer to the tools' schemas, instead of only showing them to the model."""
     functions = [tool["function"] for tool in values.get("tools", ())]
     choice = values.get("tool_choice", "auto")
     is_demanded = choice not in ("auto", "none")
