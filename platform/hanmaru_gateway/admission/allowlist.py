@@ -250,7 +250,7 @@ def _check_template_kwargs(value: dict[str, Scalar], where: str, bounds: Bounds)
         if isinstance(entry, str) and len(entry) > bounds.template_kwarg_chars:
             refuse(f"{where}.{key}", f"has {len(entry)} characters; at most {bounds.template_kwarg_chars} are accepted")
         if isinstance(entry, (int, float)) and not (math.isfinite(entry) and abs(entry) < 2**63):
-            refuse(f"{where}.{key}", "is too large a number")
+            refuse(f"{where}.{key}", "is too large a number; expected less than 2 to the 63rd")
     return value or None
 
 
