@@ -205,6 +205,19 @@ async def test_without_redis_admitted_requests_finish_and_new_ones_are_503_withi
         await rig.settled()
 
 
+@pytest.mark.parametrize("how", ["stopped", "hanging"])
+async def test_without_redis_even_a_tenant_without_limits_is_503_after_2_s(make_rig: Any, how: str) -> None:
+    async with make_rig() as rig:
+        rig.server.pause() if how == "hanging" else rig.server.stop()
+        try:
+            await asyncio.sleep(2)  # it is the claim
+            async with await rig.chat() as response:
+                assert response.status == 503
+        finally:
+            rig.server.resume() if how == "hanging" else rig.server.start()
+        await eventually(lambda: _answers(rig))
+
+
 async def test_a_revoked_key_ends_its_running_stream(make_rig: Any) -> None:
     async with make_rig(script={"tokens": 1000, "token_interval_s": 0.05}) as rig:
         running = await rig.chat(stream=True, max_tokens=1000)

@@ -42,7 +42,7 @@ class StoreState(StrEnum):
     """Nothing was ever read."""
     FRESH = "fresh"
     STALE = "stale"
-    """Redis has not answered for longer than leases live."""
+    """Redis did not answer the last poll, or has not been asked for longer than leases live."""
 
 
 class Seat:
@@ -122,6 +122,7 @@ class Registry:
         self._models: dict[ModelId, list[ReplicaId]] = {}
         self._routes: dict[str, set[ModelId]] = {}
         self._read_s: float | None = None
+        self._is_away = False
         self._fleet = Fleet()
 
     # --- What flow asks ---------------------------------------------------------------------------------------------
@@ -136,7 +137,9 @@ class Registry:
         """How fresh the view is."""
         if self._read_s is None:
             return StoreState.UNKNOWN
-        return StoreState.FRESH if self._now() - self._read_s < LEASE_S else StoreState.STALE
+        if self._is_away or self._now() - self._read_s >= LEASE_S:
+            return StoreState.STALE
+        return StoreState.FRESH
 
     @property
     def inflight_requests(self) -> int:
@@ -180,15 +183,17 @@ class Registry:
             await asyncio.sleep(self._interval_s)
 
     async def poll(self) -> None:
-        """Read every lease once. Raises HanmaruError (STORE_UNAVAILABLE) and changes nothing when Redis is away."""
+        """Read every lease once. Raises HanmaruError (STORE_UNAVAILABLE) and keeps the view when Redis is away."""
         try:
             leases = await self._read()
         except (RedisError, OSError, TimeoutError) as error:
+            self._is_away = True
             raise HanmaruError(ErrorCode.STORE_UNAVAILABLE, f"Redis did not answer ({type(error).__name__})") from error
         now = self._now()
         # After an outage nobody's absence has been watched: leases get their time to come back, even to an empty Redis.
         was_away = self._read_s is None or now - self._read_s >= LEASE_S
         self._read_s = now
+        self._is_away = False
         for place, sealed in leases.items():
             self._see(place, sealed, now)
         for place in [place for place in self._replicas if leases.get(place) is None]:
