@@ -75,6 +75,10 @@ def to_environment(
         "TRANSFORMERS_OFFLINE": "1",
         # A health check that generates may take as long as the supervisor is patient.
         "SGLANG_HEALTH_CHECK_TIMEOUT": str(max(1, int(spec.hang_timeout_s))),
+        # How often it looks whether the caller of an answer that is not streamed is still there; 4 s by default.
+        "SGLANG_REQUEST_STATE_WAIT_TIMEOUT": "1",
+        # Our list of models, with SGLang's own behind it: two seconds of a start.
+        "SGLANG_EXTERNAL_MODEL_PACKAGE": "hanmaru_worker.plugin.models",
     }
     if rank.size == 1:
         # Ranks of one machine meet in a file: torch's own rendezvous would listen on every interface.
