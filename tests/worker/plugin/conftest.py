@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hanmaru_worker.plugin import PLATFORM_NAME
-
-
-@pytest.fixture(scope="session")
-def checkpoint() -> Path:
-    """The committed tiny K-EXAONE, or the one named in HANMARU_TEST_CHECKPOINT (a deeper one, say)."""
-    committed = Path(__file__).parents[3] / "checkpoints" / "tiny-k-exaone"
-    return Path(os.environ.get("HANMARU_TEST_CHECKPOINT") or committed)
 
 
 @pytest.fixture(scope="session")
