@@ -85,14 +85,14 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
         stack.push_async_callback(redis.aclose)
         executor = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
         stack.callback(executor.shutdown, wait=True, cancel_futures=True)
-        engines = EngineClient.open(
+        engines = EngineClient(
             platform_secret,
             connect_timeout_s=settings.connect_timeout_s,
             first_token_timeout_s=settings.first_token_timeout_s,
             stall_timeout_s=settings.stall_timeout_s,
             answer_timeout_s=settings.answer_timeout_s,
         )
-        stack.push_async_callback(engines.close)
+        stack.callback(engines.close)
 
         tenants = TenantStore(redis)
         quota_redis = _quota_redis(settings)

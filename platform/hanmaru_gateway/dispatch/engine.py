@@ -1,23 +1,21 @@
 """The only module that speaks to engines: one keep-alive pool, the OpenAI routes, and deadlines on every wait.
 
 `flow` opens one exchange for each try. How an exchange ends is a type: an answer, a stream, `EngineRefusedError`, or
-`EngineLostError`; nothing of aiohttp leaves this module. Closing an exchange ends its connection unless the answer was
-read to its end, and that is how an engine learns to stop: SGLang 0.5.23 aborts a stream's work when its connection
-ends, and work that is not streamed within its next poll of the connection. Its `/abort_request` needs the admin key,
-which gateways do not have.
+`EngineLostError`; nothing of `connections` leaves this module. Closing an exchange ends its connection unless the
+answer was read to its end, and that is how an engine learns to stop: SGLang 0.5.23 aborts a stream's work when its
+connection ends, and work that is not streamed within its next poll of the connection. Its `/abort_request` needs the
+admin key, which gateways do not have.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
-from typing import Self
 
-import aiohttp
 from hanmaru_contracts import keys
 from hanmaru_contracts.names import HEADER_TRACEPARENT, ModelId, ReplicaId
 from hanmaru_contracts.wire.worker import WorkerRecord
 
+from hanmaru_gateway.dispatch.connections import Connection, ConnectionPool, LostError, UnreachableError
 from hanmaru_gateway.dispatch.sse import DamagedStreamError, EventReader
 from hanmaru_gateway.request import Kind
 from hanmaru_gateway.routing.registry import Seat
@@ -27,8 +25,8 @@ ANSWER_MAX_BYTES = 64 * 1024 * 1024
 KEEP_ALIVE_S = 4.0
 """Below the 5 s after which SGLang's server closes idle connections, so that a reused one is rarely a closed one."""
 _END_TIMEOUT_S = 1.0
-_DIRECT_BODY_BYTES = 256 * 1024
-"""Larger bodies are written piece by piece, as the connection takes them."""
+_HEADS = 1024
+"""Remembered beginnings of requests, one a worker and route; workers that left are forgotten with all others."""
 
 
 class EngineRefusedError(Exception):
@@ -49,10 +47,10 @@ class EngineLostError(Exception):
 class Exchange:
     """One request at one engine. `answer` or `start` once, then `next_block` until empty; `close` always."""
 
-    __slots__ = ("_reader", "_response", "_seat", "_stall_timeout_s")
+    __slots__ = ("_connection", "_reader", "_seat", "_stall_timeout_s")
 
-    def __init__(self, response: aiohttp.ClientResponse, seat: Seat, reader: EventReader, stall_timeout_s: float):
-        self._response = response
+    def __init__(self, connection: Connection, seat: Seat, reader: EventReader, stall_timeout_s: float):
+        self._connection = connection
         self._seat = seat
         self._reader = reader
         self._stall_timeout_s = stall_timeout_s
@@ -83,21 +81,20 @@ class Exchange:
 
     async def _read_end(self) -> None:
         """Wait for the end of the body behind `[DONE]`, without which the connection could not be used again."""
-        if not self._response.content.at_eof():
+        if not self._connection.is_complete:
             try:
                 await self._read(_END_TIMEOUT_S)
             except EngineLostError:
                 return
 
     async def _read(self, timeout_s: float | None = None) -> bytes:
-        content = self._response.content
         try:
             async with asyncio.timeout(timeout_s or self._stall_timeout_s) as deadline:
                 self._seat.waits(deadline)
-                data = await content.readany()
+                data = await self._connection.read()
         except TimeoutError:
             raise EngineLostError("gone" if self._seat.is_lost else "stalled") from None
-        except (aiohttp.ClientError, OSError):
+        except LostError:
             raise EngineLostError("broken") from None
         finally:
             self._seat.waits_no_more()
@@ -106,9 +103,9 @@ class Exchange:
     def close(self) -> None:
         """Give the connection back when everything was read, else end it, which aborts the engine's work."""
         if self._reader.has_ended:
-            self._response.release()  # aiohttp closes it all the same when the body has not ended
+            self._connection.release()
         else:
-            self._response.close()
+            self._connection.close()
 
 
 class EngineClient:
@@ -116,49 +113,23 @@ class EngineClient:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
-        platform_secret: bytes,
-        *,
-        first_token_timeout_s: float,
-        stall_timeout_s: float,
-        answer_timeout_s: float,
-    ) -> None:
-        self._session = session
-        self._secret = platform_secret
-        self._first_token_timeout_s = first_token_timeout_s
-        self._stall_timeout_s = stall_timeout_s
-        self._answer_timeout_s = answer_timeout_s
-        self._headers: dict[tuple[ModelId, ReplicaId], dict[str, str]] = {}
-
-    @classmethod
-    def open(
-        cls,
         platform_secret: bytes,
         *,
         connect_timeout_s: float,
         first_token_timeout_s: float,
         stall_timeout_s: float,
         answer_timeout_s: float,
-    ) -> Self:
-        """A client with a pool of its own; call inside the event loop."""
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-        )
-        return cls(
-            session,
-            platform_secret,
-            first_token_timeout_s=first_token_timeout_s,
-            stall_timeout_s=stall_timeout_s,
-            answer_timeout_s=answer_timeout_s,
-        )
+    ) -> None:
+        self._pool = ConnectionPool(connect_timeout_s=connect_timeout_s, idle_s=KEEP_ALIVE_S)
+        self._secret = platform_secret
+        self._first_token_timeout_s = first_token_timeout_s
+        self._stall_timeout_s = stall_timeout_s
+        self._answer_timeout_s = answer_timeout_s
+        self._heads: dict[tuple[ModelId, ReplicaId, str, Kind], bytes] = {}
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the pool."""
-        await self._session.close()
+        self._pool.close()
 
     async def answer(
         self, worker: WorkerRecord, seat: Seat, kind: Kind, payload: bytes, traceparent: str | None
@@ -167,15 +138,17 @@ class EngineClient:
         try:
             async with asyncio.timeout(self._answer_timeout_s) as deadline:
                 seat.waits(deadline)
-                response = await self._post(worker, kind, payload, traceparent)
+                connection = await self._post(worker, kind, payload, traceparent)
                 try:
-                    return await _read_bounded(response)
-                finally:
-                    # A whole answer has given its connection back already; then this does nothing.
-                    response.close()
+                    answer = await _read_whole(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+                connection.release()
+                return answer
         except TimeoutError:
             raise EngineLostError("gone" if seat.is_lost else "stalled") from None
-        except (aiohttp.ClientError, OSError):
+        except LostError:
             raise EngineLostError("broken") from None
         finally:
             seat.waits_no_more()
@@ -192,65 +165,60 @@ class EngineClient:
     ) -> tuple[Exchange, bytes]:
         """An exchange whose first events have come, and those events. Raises EngineRefusedError, EngineLostError."""
         reader = EventReader(show_usage=show_usage)
-        response: aiohttp.ClientResponse | None = None
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(self._first_token_timeout_s) as deadline:
                 seat.waits(deadline)
-                response = await self._post(worker, kind, payload, traceparent)
-                exchange = Exchange(response, seat, reader, self._first_token_timeout_s)
+                connection = await self._post(worker, kind, payload, traceparent)
+                exchange = Exchange(connection, seat, reader, self._first_token_timeout_s)
                 first = await exchange.next_block()
         except BaseException as error:
-            if response is not None:
-                response.close()
+            if connection is not None:
+                connection.close()
             if isinstance(error, TimeoutError):
                 raise EngineLostError("gone" if seat.is_lost else "stalled") from None
-            if isinstance(error, aiohttp.ClientError | OSError):
+            if isinstance(error, LostError):
                 raise EngineLostError("broken") from None
             raise
         finally:
             seat.waits_no_more()
-        return Exchange(response, seat, reader, self._stall_timeout_s), first
+        return Exchange(connection, seat, reader, self._stall_timeout_s), first
 
-    async def _post(
-        self, worker: WorkerRecord, kind: Kind, payload: bytes, traceparent: str | None
-    ) -> aiohttp.ClientResponse:
-        headers = self._headers_for(worker)
-        if traceparent is not None:
-            headers = {**headers, HEADER_TRACEPARENT: traceparent}
+    async def _post(self, worker: WorkerRecord, kind: Kind, payload: bytes, traceparent: str | None) -> Connection:
+        trace = f"{HEADER_TRACEPARENT}: {traceparent}\r\n".encode() if traceparent is not None else b""
+        request = b"%b%bcontent-length: %d\r\n\r\n%b" % (self._head(worker, kind), trace, len(payload), payload)
         try:
-            response = await self._session.post(
-                f"http://{worker.address}{kind.value}",
-                data=payload if len(payload) <= _DIRECT_BODY_BYTES else io.BytesIO(payload),
-                headers=headers,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
+            connection = await self._pool.post(worker.address, request)
+        except UnreachableError:
             raise EngineLostError("unreachable") from None
-        if response.status == 200:
-            return response
-        response.close()
-        if response.status in (400, 413, 422):
+        if connection.status == 200:
+            return connection
+        connection.close()
+        if connection.status in (400, 413, 422):
             raise EngineRefusedError
-        raise EngineLostError("status", is_busy=response.status in (429, 503))
+        raise EngineLostError("status", is_busy=connection.status in (429, 503))
 
-    def _headers_for(self, worker: WorkerRecord) -> dict[str, str]:
-        place = (worker.model, worker.replica)
-        headers = self._headers.get(place)
-        if headers is None:
-            api_key = keys.engine_api_key(keys.replica_key(self._secret, *place))
-            headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
-            self._headers[place] = headers
-        return headers
+    def _head(self, worker: WorkerRecord, kind: Kind) -> bytes:
+        """Request line and the headers that are the same each time."""
+        place = (worker.model, worker.replica, worker.address, kind)
+        head = self._heads.get(place)
+        if head is None:
+            if len(self._heads) >= _HEADS:
+                self._heads.clear()
+            api_key = keys.engine_api_key(keys.replica_key(self._secret, worker.model, worker.replica))
+            head = self._heads[place] = (
+                f"POST {kind.value} HTTP/1.1\r\nhost: {worker.address}\r\nauthorization: Bearer {api_key}\r\n"
+                "content-type: application/json\r\n"
+            ).encode()
+        return head
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    if response.content_length is not None and response.content_length <= ANSWER_MAX_BYTES:
-        return await response.read()
+async def _read_whole(connection: Connection) -> bytes:
     parts: list[bytes] = []
     size = 0
-    async for part in response.content.iter_any():
+    while part := await connection.read():
         size += len(part)
         if size > ANSWER_MAX_BYTES:
             raise EngineLostError("broken")
         parts.append(part)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
