@@ -23,6 +23,7 @@ import uvicorn
 
 RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_DEDUP_LOGS": "0",
     "RAY_worker_niceness": "0",

@@ -159,22 +159,27 @@ def _delete(application: str) -> None:
         serve.shutdown()
 
 
+_RAY_DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+    # Ray's default of 15 leaves a replica ten requests a second on a machine whose cores are busy (decision 0003).
+    "RAY_worker_niceness": "0",
+    # Under `uv run` Ray would pack the working directory and start each worker by `uv run` again, which never comes up.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # One text at a time is tokenised; handing it to a pool of threads costs more than it saves.
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""What Ray's processes inherit, unless the environment says otherwise."""
+
+
 @contextmanager
 def _ray(port: int) -> Iterator[None]:
     """A Ray to deploy to: the one at RAY_ADDRESS, or our own until the block ends."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-    # Ray's workers would otherwise run at niceness 15: behind every other process of a busy machine.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # One prompt at a time is tokenised where it is asked for; a thread pool for it would only be woken.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Ray's default of 15 leaves a replica ten requests a second on a machine whose cores are busy (decision 0003).
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # One text at a time is tokenised; handing it to a pool of threads costs more than it saves.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
+    for variable, value in _RAY_DEFAULTS.items():
+        os.environ.setdefault(variable, value)
     if ENV_RAY_ADDRESS in os.environ:
         import ray
 
