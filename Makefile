@@ -35,7 +35,7 @@ $(UV): tools/install-uv
 	@touch $@
 
 $(STAMP): $(UV) pyproject.toml uv.lock
-	@echo "Installing the locked packages (a first time downloads about 4 GB) …"
+	@echo "Installing the locked packages (a first time downloads about 4.5 GB) …"
 	@$(UV) sync --frozen --quiet --extra laptop
 	@touch $@
 
