@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,3 +201,25 @@ def wait_until_gone(processes: list[psutil.Process], deadline_s: float) -> list[
         left = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         time.sleep(0.1)
     return left
+
+
+IDLE_WINDOW_S = 10.0
+IDLE_WINDOWS = 3
+
+
+def idle_shares(workers: Sequence[WorkerProcess], bound: float) -> list[float]:
+    """The share of a core that each worker and all below it use while idle, once every share is within `bound`.
+
+    Otherwise that of the last of a few windows: a busy neighbour's colder caches add to a window, nothing takes away.
+    """
+
+    def used_s(worker: WorkerProcess) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in worker.tree())
+
+    for _ in range(IDLE_WINDOWS):
+        before = [used_s(worker) for worker in workers]
+        time.sleep(IDLE_WINDOW_S)
+        shares = [(used_s(worker) - then) / IDLE_WINDOW_S for worker, then in zip(workers, before, strict=True)]
+        if max(shares) <= bound:
+            break
+    return shares
