@@ -18,7 +18,7 @@ from hanmaru_cli import ports
 from hanmaru_cli.marks import ENV_UP_ID, kill_marked, marked
 from hanmaru_cli.state import Running, StateFolder
 from hanmaru_testing.main_job import Target, run_checks, target_of
-from hanmaru_testing.otlp_collector import OtlpCollector
+from hanmaru_testing.otlp_collector import BUILD_DEADLINE_S, OtlpCollector
 
 UP_DEADLINE_S = 240.0
 """The bar is 90 s on two idle cores; a test run shares them."""
@@ -76,7 +76,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
                 shutil.rmtree(left.temporary, ignore_errors=True)
 
 
-@pytest.mark.timeout(UP_DEADLINE_S + 240)
+@pytest.mark.timeout(BUILD_DEADLINE_S + UP_DEADLINE_S + 240)
 def test_the_main_job_works_for_its_users_and_ends_without_a_trace(up: Up) -> None:
     outcomes = list(run_checks(up.target(), up.collector))
     assert all(outcome.is_ok for outcome in outcomes), "\n".join(map(str, outcomes))
