@@ -36,7 +36,7 @@ $(UV): tools/install-uv
 
 $(STAMP): $(UV) pyproject.toml uv.lock
 	@echo "Installing the locked packages (a first time downloads about 4.5 GB) …"
-	@$(UV) sync --frozen --quiet --extra laptop
+	@$(UV) sync --frozen --quiet --extra laptop --extra operator
 	@touch $@
 
 fmt: setup ## Format the code

@@ -80,7 +80,7 @@ def test_no_file_of_the_plan_holds_an_api_key_or_the_platform_secret() -> None:
 
 def test_tenants_are_found_by_their_keys_and_only_one_is_limited() -> None:
     tenants = TenantsFile.model_validate_json(plan_for().files[ROOT / "tenants.json"]).tenants
-    by_digest = {tenant.credentials[0].api_key.sha256: tenant for tenant in tenants}
+    by_digest = {tenant.credentials[0].api_key.digest: tenant for tenant in tenants}
     demo = by_digest[keys.api_key_digest("hmk_demo")]
     limited = by_digest[keys.api_key_digest("hmk_limited")]
     assert not demo.limits

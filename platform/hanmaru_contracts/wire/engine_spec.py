@@ -22,6 +22,7 @@ class EngineType(StrEnum):
     """Programs that can run a model."""
 
     SGLANG = "SGLang"
+    FURIOSA_LLM = "FuriosaLLM"
 
 
 class Device(StrEnum):

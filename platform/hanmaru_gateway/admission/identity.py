@@ -42,7 +42,7 @@ class Directory:
         owners: dict[str, list[_Entry]] = {}
         for tenant, spec in tenants.items():
             for credential in spec.credentials:
-                entry = _Entry(credential.api_key.sha256, credential, Identity(tenant, spec, credential.name))
+                entry = _Entry(credential.api_key.digest, credential, Identity(tenant, spec, credential.name))
                 owners.setdefault(entry.digest, []).append(entry)
         self.shared_keys = tuple(
             sorted(

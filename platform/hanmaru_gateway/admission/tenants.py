@@ -15,7 +15,8 @@ import json
 import logging
 from pathlib import Path
 
-from hanmaru_contracts.crd.v1alpha1.tenant import Name, TenantsFile, TenantSpec
+from hanmaru_contracts.crd.schema import Name
+from hanmaru_contracts.crd.v1alpha1.tenant import TenantsFile, TenantSpec
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import TenantId

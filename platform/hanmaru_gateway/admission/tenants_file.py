@@ -33,7 +33,7 @@ def load_tenants_file(path: Path) -> TenantsFile:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise _broken(path, None, f"is not valid YAML ({type(error).__name__})") from None
     try:
-        return TenantsFile.model_validate(document if document is not None else {})
+        return TenantsFile.model_validate(document if document is not None else {}, extra="forbid")
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         told = [f"line {_line(root, fault['loc'])}: {_path(fault['loc'])}: {fault['msg']}" for fault in faults]

@@ -29,7 +29,8 @@ def _tenant(name: str, *hashes: str) -> dict[str, object]:
         ({"credentials": [_credential(apiKey={"sha256": "A" * 64})]}, "lower-case"),
         ({"credentials": [_credential(apiKey={"sha256": "a" * 64 + "\n"})]}, "65 characters"),
         ({"credentials": [_credential(name="Not A Name")]}, "pattern"),
-        ({"credentials": [_credential(type="Password")]}, "pattern"),
+        ({"credentials": [_credential(type="Password")]}, "APIKey"),
+        ({"credentials": [_credential(apiKey={})]}, "exactly one"),
         ({"credentials": [_credential(expiresAt="2027-01-01T00:00:00")]}, "timezone"),
         ({"credentials": [_credential(key="hmk_x")]}, "Extra inputs"),
         ({"credentials": [_credential(), _credential()]}, "two credentials have the same name"),
@@ -47,7 +48,7 @@ def _tenant(name: str, *hashes: str) -> dict[str, object]:
 )
 def test_a_spec_that_is_wrong_is_refused(spec: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        TenantSpec.model_validate(spec)
+        TenantSpec.model_validate(spec, extra="forbid")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,10 @@ def test_a_spec_that_is_wrong_is_refused(spec: dict[str, object], said: str) -> 
         ([_tenant("a", HASH, HASH)], "the same API key"),
         ([{"credentials": []}], "required"),
         ([_tenant("-a")], "pattern"),
+        (
+            [{"name": "a", "credentials": [_credential(apiKey={"secretRef": {"name": "s", "key": "k"}})]}],
+            "needs Kubernetes",
+        ),
     ],
 )
 def test_a_file_whose_keys_have_two_owners_is_refused(tenants: list[object], said: str) -> None:

@@ -1,6 +1,7 @@
 """`Tenant`: who may call which models, and how much.
 
-Today's source is a file (`TenantsFile`), held in Redis; the CRD of the same shape comes with the operator.
+One shape, three places: objects on a cluster, a file on a laptop (`TenantsFile`), and what gateways read from Redis,
+where every key is a hash and every model one that the tenant was granted.
 """
 
 from __future__ import annotations
@@ -9,26 +10,51 @@ import re
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, model_validator
 
-from hanmaru_contracts.crd.schema import StrictSchema
+from hanmaru_contracts.crd.schema import (
+    Conditions,
+    Name,
+    Natural,
+    Rule,
+    Schema,
+    Text,
+    is_unique,
+    list_map,
+    rules,
+)
+from hanmaru_contracts.crd.v1alpha1.model_deployment import SecretKeyRef
 from hanmaru_contracts.names import ModelId, TenantId
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-"""A Kubernetes object name (RFC 1123 label)."""
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
-class ApiKey(StrictSchema):
-    """A key by its hash alone, so that no file or store holds the key."""
+class ApiKey(Schema):
+    """A key by its hash, or by the Secret that holds it."""
 
-    sha256: str
-    """SHA-256 of the key, 64 lower-case hexadecimal digits."""
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("has(self.sha256) != has(self.secretRef)", "give exactly one of `sha256` and `secretRef`")
+        )
+    )
+
+    sha256: Annotated[str, Field(json_schema_extra={"pattern": _SHA256.pattern, "maxLength": 64})] | None = None
+    """SHA-256 of the key, 64 lower-case hexadecimal digits (`hanmaru key new` prints a key and its hash): no Secret is
+    needed."""
+    secret_ref: SecretKeyRef | None = None
+    """A Secret of the Tenant's namespace that holds the key."""
+
+    @property
+    def digest(self) -> str:
+        """The hash, of a key that is given by its hash."""
+        assert self.sha256 is not None
+        return self.sha256
 
     @model_validator(mode="after")
-    def _is_hexadecimal(self) -> Self:
-        if not _SHA256.fullmatch(self.sha256):
+    def _is_one_of_both(self) -> Self:
+        if (self.sha256 is None) == (self.secret_ref is None):
+            raise ValueError("give exactly one of sha256 and secretRef")
+        if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
             raise ValueError(
                 f"sha256 has {len(self.sha256)} characters; expected 64 lower-case hexadecimal digits "
                 "(`hanmaru key new` prints a key and its hash)"
@@ -36,21 +62,38 @@ class ApiKey(StrictSchema):
         return self
 
 
-class Credential(StrictSchema):
+class CredentialType(StrEnum):
+    """Ways to prove to be a tenant."""
+
+    API_KEY = "APIKey"
+
+
+class Credential(Schema):
     """One way to prove to be this tenant. Several at once allow rotation."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("has(self.apiKey) == (self.type == 'APIKey')", "type APIKey needs its block `apiKey`")
+        )
+    )
+
     name: Name
-    type: Annotated[str, StringConstraints(pattern="^APIKey$")] = "APIKey"
+    """Its name, unique within the tenant."""
+    type: CredentialType = CredentialType.API_KEY
+    """`APIKey`."""
     api_key: ApiKey
+    """For type `APIKey`."""
     expires_at: AwareDatetime | None = None
     """When the credential stops working (RFC 3339 with a zone). Absent: never."""
 
 
-class ModelRef(StrictSchema):
+class ModelRef(Schema):
     """A model by its identity, not by its route."""
 
     namespace: Name
+    """Namespace of the ModelDeployment."""
     name: Name
+    """Name of the ModelDeployment."""
 
     @property
     def id(self) -> ModelId:
@@ -58,15 +101,31 @@ class ModelRef(StrictSchema):
         return ModelId(f"{self.namespace}/{self.name}")
 
 
-class Limit(StrictSchema):
+_PerMinute = Annotated[int, Field(gt=0, le=2**53)]
+
+
+class Limit(Schema):
     """A named set of bounds, each a token bucket that holds one minute's worth. An absent bound is unlimited."""
 
     name: Name = "default"
-    models: tuple[ModelRef, ...] = ()
+    """Its name, unique within the tenant."""
+    models: Annotated[tuple[ModelRef, ...], Field(max_length=64)] = ()
     """Which models count towards it, together. Empty: all."""
-    requests_per_minute: Annotated[int, Field(gt=0)] | None = None
-    input_tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
-    output_tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
+    requests_per_minute: _PerMinute | None = None
+    """Requests admitted a minute."""
+    input_tokens_per_minute: _PerMinute | None = None
+    """Prompt tokens a minute."""
+    output_tokens_per_minute: _PerMinute | None = None
+    """Generated tokens a minute."""
+
+
+class TenantScheduling(Schema):
+    """The tenant's place where requests have to wait for each other."""
+
+    band: Name = "standard"
+    """Priority band."""
+    weight: Annotated[int, Field(gt=0, le=10_000)] = 100
+    """Share among the tenants of its band."""
 
 
 class IsolationType(StrEnum):
@@ -76,17 +135,26 @@ class IsolationType(StrEnum):
     SHARED = "Shared"
 
 
-class SharedIsolation(StrictSchema):
+class SharedIsolation(Schema):
     """A cache that several tenants share."""
 
     name: Name
+    """The shared domain's name."""
 
 
-class Isolation(StrictSchema):
+class Isolation(Schema):
     """The domain within which cached prefixes are shared."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("has(self.shared) == (self.type == 'Shared')", "give `shared` exactly when the type is Shared")
+        )
+    )
+
     type: IsolationType = IsolationType.OWN
+    """`Own`, or `Shared` with its block."""
     shared: SharedIsolation | None = None
+    """For type `Shared`."""
 
     @model_validator(mode="after")
     def _has_its_block(self) -> Self:
@@ -95,15 +163,19 @@ class Isolation(StrictSchema):
         return self
 
 
-class TenantSpec(StrictSchema):
+class TenantSpec(Schema):
     """What a tenant may do."""
 
-    credentials: tuple[Credential, ...] = ()
-    models: tuple[ModelRef, ...] = ()
+    credentials: Annotated[tuple[Credential, ...], Field(max_length=32, json_schema_extra=list_map("name"))] = ()
+    """Keys; several at once allow rotation."""
+    models: Annotated[tuple[ModelRef, ...], Field(max_length=256)] = ()
     """Models it may call; any other looks to it as if it did not exist."""
-    limits: tuple[Limit, ...] = ()
+    limits: Annotated[tuple[Limit, ...], Field(max_length=32, json_schema_extra=list_map("name"))] = ()
     """Every limit that matches the model applies."""
+    scheduling: TenantScheduling = TenantScheduling()
+    """Its place where requests have to wait for each other."""
     isolation: Isolation = Isolation()
+    """The domain within which cached prefixes are shared."""
     suspended: bool = False
     """True: its keys are refused; nothing else changes."""
 
@@ -114,10 +186,33 @@ class TenantSpec(StrictSchema):
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         for what, named in (("credential", self.credentials), ("limit", self.limits)):
-            names = [item.name for item in named]
-            if len(set(names)) != len(names):
+            if not is_unique([item.name for item in named]):
                 raise ValueError(f"two {what}s have the same name; a {what}'s name is unique within its tenant")
         return self
+
+
+class CredentialStatus(Schema):
+    """A credential without its secret."""
+
+    name: Name
+    """The credential."""
+    prefix: Annotated[str, StringConstraints(max_length=12)] = ""
+    """First digits of the key's hash, to tell keys apart; nothing of the key itself."""
+    expires_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    """When it stops working. Absent: never."""
+
+
+class TenantStatus(Schema):
+    """What the operator found."""
+
+    observed_generation: Natural = 0
+    """The generation of the spec it speaks of."""
+    credentials: Annotated[tuple[CredentialStatus, ...], Field(max_length=32, json_schema_extra=list_map("name"))] = ()
+    """Credentials in force."""
+    models: Annotated[tuple[Text, ...], Field(max_length=256)] = ()
+    """Route names it may call, of the models that were granted."""
+    conditions: Conditions = ()
+    """`Available`, `NotAllowed`, `Degraded`."""
 
 
 class NamedTenant(TenantSpec):
@@ -126,16 +221,20 @@ class NamedTenant(TenantSpec):
     name: Name
 
 
-class TenantsFile(StrictSchema):
+class TenantsFile(Schema):
     """All tenants of a gateway that has no operator: `tenants: [{name, credentials, models, limits}]`."""
 
     tenants: tuple[NamedTenant, ...] = ()
 
     @model_validator(mode="after")
     def _keys_and_names_are_unique(self) -> Self:
-        names = [tenant.name for tenant in self.tenants]
-        digests = [c.api_key.sha256 for tenant in self.tenants for c in tenant.credentials]
-        for what, values in (("tenant name", names), ("API key", digests)):
-            if len(set(values)) != len(values):
+        keys = [c.api_key for tenant in self.tenants for c in tenant.credentials]
+        if any(key.sha256 is None for key in keys):
+            raise ValueError("apiKey.secretRef needs Kubernetes; in a file give apiKey.sha256")
+        for what, values in (
+            ("tenant name", [tenant.name for tenant in self.tenants]),
+            ("API key", [key.digest for key in keys]),
+        ):
+            if not is_unique(values):
                 raise ValueError(f"the same {what} stands twice; each belongs to one tenant")
         return self

@@ -1,0 +1,1 @@
+"""The operator: makes pools, deployments and tenants so, and keeps them so."""
