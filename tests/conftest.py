@@ -1,4 +1,4 @@
-"""What holds for every test run: no process outlives it."""
+"""What holds for every test run: no process outlives it, and any test may ask for the control plane."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+pytest_plugins = ["hanmaru_testing.cluster_fixtures"]
 
 _MARKER = "HANMARU_TEST_RUN"
 _GRACE_S = 10.0

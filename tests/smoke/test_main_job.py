@@ -17,8 +17,9 @@ import pytest
 from hanmaru_cli import ports
 from hanmaru_cli.marks import ENV_UP_ID, kill_marked, marked
 from hanmaru_cli.state import Running, StateFolder
+from hanmaru_testing.go_programs import BUILD_DEADLINE_S
 from hanmaru_testing.main_job import Target, run_checks, target_of
-from hanmaru_testing.otlp_collector import BUILD_DEADLINE_S, OtlpCollector
+from hanmaru_testing.otlp_collector import OtlpCollector
 
 UP_DEADLINE_S = 240.0
 """The bar is 90 s on two idle cores; a test run shares them."""

