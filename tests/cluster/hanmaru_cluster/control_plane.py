@@ -1,14 +1,13 @@
 """A Kubernetes control plane on loopback: etcd, API server, controller manager, scheduler, and kwok for the nodes.
 
-Tests get one for a whole run (`tests/support/hanmaru_testing/cluster_fixtures.py`), people by
-`python -m hanmaru_cluster up`. Everything it needs is in one temporary folder, gone with it. Kubelets are not here.
+Tests get one for a whole run (`hanmaru_testing.cluster_fixtures`), people by `python -m hanmaru_cluster up`.
+Everything it needs is in one temporary folder that goes with it. Kubelets are not here.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import tempfile
 import time
@@ -17,43 +16,50 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hanmaru_cluster import flags, kwok
 from hanmaru_cluster.api import ApiClient, ApiError
-from hanmaru_cluster.build import Programs, find_programs
+from hanmaru_cluster.build import find_programs
 from hanmaru_cluster.certificates import CertificateAuthority, KeyPair, service_account_key
 from hanmaru_cluster.kubeconfig import write_kubeconfig
-from hanmaru_cluster.kwok import start_kwok
 from hanmaru_cluster.ports import free_port
 from hanmaru_cluster.processes import Processes
 
-HEARTBEAT_TIMEOUT_S = 8
-"""A node whose lease is older is marked Unknown and tainted (40 s in a usual cluster)."""
 START_DEADLINE_S = 60.0
+"""Four seconds on two idle cores; a test run may share them."""
 KUBECTL_DEADLINE_S = 120.0
 ADMIN_GROUP = "system:masters"
 _ETCD, _APISERVER, _CONTROLLERS, _SCHEDULER = "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"
-_SERVICE_RANGE = "10.96.0.0/16"
-_FIRST_SERVICE = "10.96.0.1"
+_KWOK = "kwok"
 
 
 class ControlPlane:
-    """A running control plane; a context manager."""
+    """A running control plane; a context manager, to be entered once. Its methods may be called from any thread."""
 
     def __init__(self) -> None:
-        self._programs: Programs = find_programs()
+        self._programs = find_programs()
         self._authority = CertificateAuthority()
-        self.folder = Path(tempfile.mkdtemp(prefix="hanmaru-cluster-"))
-        self._processes = Processes(self.folder)
-        self._etcd_port = free_port()
-        self._port = free_port()
-        self.url = f"https://127.0.0.1:{self._port}"
-        self._authority_file = self._write("ca.crt", self._authority.certificate)
+        folder = Path(tempfile.mkdtemp(prefix="hanmaru-cluster-"))
+        self._layout = flags.Layout(folder, free_port(), free_port(), free_port())
+        self._processes = Processes(folder)
+        self._layout.authority.write_bytes(self._authority.certificate)
         self.kubeconfig = self.kubeconfig_for("admin", [ADMIN_GROUP])
         """Of a user who may do everything."""
-        admin = self._write_pair("admin", self._authority.client("admin", [ADMIN_GROUP]))
-        self.api = ApiClient(self.url, authority=self._authority_file, certificate=admin[0], key=admin[1])
+        self._write_pair("admin", self._authority.client("admin", [ADMIN_GROUP]))
+        self.api = ApiClient(
+            self.url,
+            authority=self._layout.authority,
+            certificate=self._layout.certificate("admin"),
+            key=self._layout.key("admin"),
+        )
         """Speaks as that user."""
 
+    @property
+    def url(self) -> str:
+        """Of the API server, `https://127.0.0.1:…`."""
+        return self._layout.url
+
     def __enter__(self) -> Self:
+        """Start everything; returns when namespaces can take pods. Raises RuntimeError with the log of what failed."""
         try:
             self._start()
         except BaseException:
@@ -67,7 +73,7 @@ class ControlPlane:
         """End everything. Raises RuntimeError when a program had ended by itself, with the end of its log."""
         ended = self._processes.ended()
         logs = "\n".join(f"{name} ended with {status}:\n{self._log_end(name)}" for name, status in ended.items())
-        self._processes.stop("kwok", _CONTROLLERS, _SCHEDULER)
+        self._processes.stop(_KWOK, _CONTROLLERS, _SCHEDULER)
         self._processes.stop(_APISERVER)  # before etcd, without which it would not end
         self._processes.stop(_ETCD)
         self._processes.close()
@@ -75,10 +81,9 @@ class ControlPlane:
             raise RuntimeError(logs)
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """A kubeconfig of this user in these groups, who may do what RBAC allows; kept as long as the control plane."""
-        name = re.sub(r"[^a-z0-9-]", "-", user.lower())
+        """A kubeconfig of this user in these groups, who may do what RBAC allows; it goes with the control plane."""
         return write_kubeconfig(
-            self.folder / f"{name}.kubeconfig",
+            self._layout.kubeconfig(user),
             url=self.url,
             authority=self._authority.certificate,
             client=self._authority.client(user, groups),
@@ -90,7 +95,7 @@ class ControlPlane:
             [str(self._programs.kubectl), *arguments],
             input=stdin,
             # A home of its own: kubectl remembers kinds by address, and another cluster may have had this one.
-            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "KUBECONFIG": str(self.kubeconfig)},
+            env={**os.environ, "HOME": str(self._layout.folder), "KUBECONFIG": str(self.kubeconfig)},
             capture_output=True,
             text=True,
             timeout=KUBECTL_DEADLINE_S,
@@ -111,19 +116,30 @@ class ControlPlane:
 
     def start_apiserver(self) -> None:
         """Start the API server, at its same address, and wait until it is ready."""
-        self._processes.start(_APISERVER, [str(self._programs.kube_apiserver), *self._apiserver_flags()])
+        self._processes.start(_APISERVER, [str(self._programs.kube_apiserver), *flags.apiserver(self._layout)])
         self._await(_APISERVER, self.api.is_ready)
 
     def _start(self) -> None:
-        programs = self._programs
+        programs, layout, start = self._programs, self._layout, self._processes.start
         self._lay_out()
-        self._processes.start(_ETCD, [str(programs.etcd), *self._etcd_flags()])
+        start(_ETCD, [str(programs.etcd), *flags.etcd(layout)])
         self.start_apiserver()
-        self._processes.start(_CONTROLLERS, [str(programs.kube_controller_manager), *self._controller_manager_flags()])
-        self._processes.start(_SCHEDULER, [str(programs.kube_scheduler), *self._scheduler_flags()])
-        kwok = self.kubeconfig_for("kwok", [ADMIN_GROUP])
-        start_kwok(self._processes, programs.kwok, kwok, lease_s=HEARTBEAT_TIMEOUT_S)
+        start(_CONTROLLERS, [str(programs.kube_controller_manager), *flags.controller_manager(layout)])
+        start(_SCHEDULER, [str(programs.kube_scheduler), *flags.scheduler(layout)])
+        start(_KWOK, [str(programs.kwok), *flags.kwok(layout)])
         self._await_service_account("default")  # which also tells that the controllers run
+
+    def _lay_out(self) -> None:
+        """Write the certificates, keys and kubeconfigs that the programs are told of."""
+        layout = self._layout
+        reached_by = ["127.0.0.1", "localhost", flags.FIRST_SERVICE, "kubernetes.default.svc"]
+        self._write_pair("apiserver", self._authority.server("kube-apiserver", reached_by))
+        layout.service_account_key.write_bytes(service_account_key())
+        layout.scheduler_config.write_text(json.dumps(flags.scheduler_config(layout)))
+        layout.kwok_config.write_text(kwok.config())
+        self.kubeconfig_for(flags.CONTROLLERS_USER)
+        self.kubeconfig_for(flags.SCHEDULER_USER)
+        self.kubeconfig_for(flags.KWOK_USER, [ADMIN_GROUP])
 
     def _await_service_account(self, namespace: str) -> None:
         """Wait until a new namespace has its `default` ServiceAccount, without which it takes no pods."""
@@ -144,97 +160,10 @@ class ControlPlane:
                 raise RuntimeError(f"{program} does not start:\n{self._log_end(program)}")
             time.sleep(0.05)
 
-    def _lay_out(self) -> None:
-        reached_by = ["127.0.0.1", "localhost", _FIRST_SERVICE, "kubernetes.default.svc"]
-        self._write_pair("apiserver", self._authority.server("kube-apiserver", reached_by))
-        self._write("service-accounts.key", service_account_key())
-
-    def _etcd_flags(self) -> list[str]:
-        url = f"http://127.0.0.1:{self._etcd_port}"
-        peer = f"http://127.0.0.1:{free_port()}"
-        return [
-            f"--data-dir={self.folder / 'etcd'}",
-            f"--listen-client-urls={url}",
-            f"--advertise-client-urls={url}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-            "--unsafe-no-fsync",  # what it holds is thrown away with it
-            "--log-level=warn",
-        ]
-
-    def _apiserver_flags(self) -> list[str]:
-        return [
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",  # it would refuse a loopback address, again and again
-            f"--secure-port={self._port}",
-            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-            f"--client-ca-file={self._authority_file}",
-            f"--tls-cert-file={self.folder / 'apiserver.crt'}",
-            f"--tls-private-key-file={self.folder / 'apiserver.key'}",
-            "--authorization-mode=RBAC",
-            "--anonymous-auth=false",
-            f"--service-cluster-ip-range={_SERVICE_RANGE}",
-            f"--service-account-key-file={self.folder / 'service-accounts.key'}",
-            f"--service-account-signing-key-file={self.folder / 'service-accounts.key'}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--enable-admission-plugins=PodSecurity",
-            "--max-requests-inflight=2000",
-            "--max-mutating-requests-inflight=2000",
-            "--profiling=false",
-        ]
-
-    def _controller_manager_flags(self) -> list[str]:
-        syncs = (
-            "deployment",
-            "endpoint",
-            "namespace",
-            "replicaset",
-            "service-endpoint",
-            "serviceaccount-token",
-            "statefulset",
-        )
-        return [
-            f"--kubeconfig={self.kubeconfig_for('system:kube-controller-manager')}",
-            "--secure-port=0",
-            "--leader-elect=false",
-            "--use-service-account-credentials",
-            f"--service-account-private-key-file={self.folder / 'service-accounts.key'}",
-            f"--root-ca-file={self._authority_file}",
-            # The client's own limits (20 a second) would be what a benchmark measures.
-            "--kube-api-qps=2000",
-            "--kube-api-burst=4000",
-            *(f"--concurrent-{name}-syncs=20" for name in syncs),
-            "--horizontal-pod-autoscaler-sync-period=1s",
-            "--horizontal-pod-autoscaler-downscale-stabilization=1s",
-            "--node-monitor-period=1s",
-            f"--node-monitor-grace-period={HEARTBEAT_TIMEOUT_S}s",
-            # Taints at once; by default one node in ten seconds gets them, and none in a small cluster that is half dead.
-            "--node-eviction-rate=100",
-            "--secondary-node-eviction-rate=100",
-            "--large-cluster-size-threshold=0",
-        ]
-
-    def _scheduler_flags(self) -> list[str]:
-        kubeconfig = self.kubeconfig_for("system:kube-scheduler")
-        config = {
-            "apiVersion": "kubescheduler.config.k8s.io/v1",
-            "kind": "KubeSchedulerConfiguration",
-            "clientConnection": {"kubeconfig": str(kubeconfig), "qps": 2000, "burst": 4000},
-            "leaderElection": {"leaderElect": False},
-            # Tests wait for pods that did not fit at first (10 s otherwise).
-            "podMaxBackoffSeconds": 2,
-        }
-        return [f"--config={self._write('scheduler.json', json.dumps(config).encode())}", "--secure-port=0"]
-
-    def _write_pair(self, name: str, pair: KeyPair) -> tuple[Path, Path]:
-        return self._write(f"{name}.crt", pair.certificate), self._write(f"{name}.key", pair.key)
-
-    def _write(self, name: str, content: bytes) -> Path:
-        path = self.folder / name  # the folder is its owner's alone
-        path.write_bytes(content)
-        return path
+    def _write_pair(self, name: str, pair: KeyPair) -> None:
+        # The folder is its owner's alone.
+        self._layout.certificate(name).write_bytes(pair.certificate)
+        self._layout.key(name).write_bytes(pair.key)
 
     def _log_end(self, name: str) -> str:
         return self._processes.log_path(name).read_text(errors="replace")[-3000:]

@@ -1,6 +1,6 @@
 """Gives life to nodes and pods that are only API objects: readiness, heartbeats, addresses, deletion.
 
-`control_plane` starts it; `nodes` makes the nodes. What a test can do to them:
+`control_plane` starts kwok with this configuration; `nodes` makes the nodes. What a test can do to them:
 
 - a pod annotated HOLD_READY runs but is not ready, until the annotation goes (put it in the pod template to hold a pod
   from its birth, or on a ready pod to make it unready);
@@ -15,10 +15,7 @@ Readiness gates, probes and completing Jobs are not imitated: a container is rea
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
-
-from hanmaru_cluster.processes import Processes
 
 HOLD_READY = "cluster.hanmaru.test/hold-ready"
 """Annotation of a pod that is to run without being ready; any value."""
@@ -26,9 +23,6 @@ HOLD_TERMINATION = "cluster.hanmaru.test/hold-termination"
 """Annotation of a pod that is not to end when it is deleted; any value."""
 HEARTBEAT = "cluster.hanmaru.test/heartbeat"
 """Label of the nodes that kwok keeps alive."""
-NAME = "kwok"
-_POD_RANGE = "10.128.0.1/9"
-"""kwok's own default has room for 254 pods."""
 _NODE_STATUS = """
 {{ $now := Now }}
 conditions:
@@ -89,23 +83,9 @@ podIPs:
 """.replace("HOLD_READY", HOLD_READY)
 
 
-def start_kwok(processes: Processes, program: Path, kubeconfig: Path, *, lease_s: int) -> None:
-    """Start kwok; it renews the lease of each of its nodes four times in `lease_s`."""
-    stages = processes.folder / "kwok-stages.yaml"
-    stages.write_text("\n---\n".join(json.dumps(stage) for stage in _stages()))
-    processes.start(
-        NAME,
-        [
-            str(program),
-            f"--kubeconfig={kubeconfig}",
-            f"--config={stages}",
-            f"--manage-nodes-with-label-selector={HEARTBEAT}",
-            f"--node-lease-duration-seconds={lease_s}",
-            f"--cidr={_POD_RANGE}",
-            "--node-ip=127.0.0.1",
-            "--v=warn",
-        ],
-    )
+def config() -> str:
+    """The file that tells kwok which object gets which status, and when."""
+    return "\n---\n".join(json.dumps(stage) for stage in _stages())
 
 
 def _stages() -> list[dict[str, Any]]:

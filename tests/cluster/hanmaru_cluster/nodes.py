@@ -56,7 +56,7 @@ class Nodes:
         return added
 
     def cut(self, name: str) -> None:
-        """Stop the node's heartbeats and freeze its pods; it is tainted unreachable after HEARTBEAT_TIMEOUT_S."""
+        """Stop the node's heartbeats and freeze its pods; `flags.HEARTBEAT_TIMEOUT_S` later it is tainted unreachable."""
         self._label(name, HEARTBEAT, None)
 
     def restore(self, name: str) -> None:
