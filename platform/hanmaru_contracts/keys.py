@@ -11,6 +11,11 @@ import secrets
 
 from hanmaru_contracts.names import API_KEY_PREFIX, ModelId, ReplicaId
 
+MAX_API_KEY_CHARS = 256
+"""Ours have 47; what is longer is refused before it is hashed."""
+MIN_API_KEY_CHARS = 16
+"""Of keys that people bring in a Secret; shorter ones can be guessed."""
+
 _SEPARATOR = b"\x00"
 
 

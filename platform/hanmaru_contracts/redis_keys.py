@@ -32,6 +32,12 @@ TENANTS_VERSION = "hm:{tenants}:version"
 """String: digest of all of `TENANTS`; gateways reload when it changes, writers restore when it is gone."""
 
 
+ROUTES = "hm:{routes}:models"
+"""Hash: route name -> JSON of its models and their weights. Route names that are missing belong to nobody."""
+ROUTES_VERSION = "hm:{routes}:version"
+"""String: digest of all of `ROUTES`. Never written where there is no operator: then workers' routes are believed."""
+
+
 def quota(tenant: TenantId, limit: str) -> str:
     """Hash with one token bucket a counted unit, of one named limit of one tenant."""
     return f"hm:{{t:{tenant}}}:quota:{limit}"
@@ -59,11 +65,23 @@ ACL_RULES: dict[str, tuple[str, ...]] = {
         "~hm:{*/*}:worker*",
         "~hm:{*/*}:artifact:*",
         "~hm:{tenants}:*",
+        "~hm:{routes}:*",
         "~hm:{t:*}:*",
         *_CONNECTION,
         "+multi", "+exec", "+discard", "+eval", "+evalsha", "+script|load",
         "+get", "+mget", "+set", "+del", "+exists", "+expire", "+pexpire", "+smembers", "+zrange", "+zrangebyscore",
         "+hgetall", "+hget", "+hmget", "+hset", "+hdel", "+hincrby", "+hincrbyfloat",
     ),
+    "operator": (
+        "~hm:models",
+        "~hm:{*/*}:worker*",
+        "~hm:{tenants}:*",
+        "~hm:{routes}:*",
+        *_CONNECTION,
+        "+watch", "+unwatch", "+multi", "+exec", "+discard",
+        "+get", "+mget", "+set", "+del", "+exists", "+smembers", "+srem", "+zrange", "+zrem",
+        "+hgetall", "+hset", "+hdel",
+    ),
 }  # fmt: skip
-"""One Redis user a role; neither may FLUSHALL or CONFIG, and a worker never sees quotas or tenants."""
+"""One Redis user a role; none may FLUSHALL or CONFIG, a worker never sees quotas, tenants or routes, and the operator
+never sees quotas."""

@@ -1,4 +1,4 @@
-"""The gateway's Redis user can do exactly what a gateway does, on a real Redis; tests/worker shows the worker's."""
+"""Gateway and operator can do in a real Redis exactly what they do; tests/worker shows the worker's role."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def gateway(server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def operator(server: RedisServer) -> Iterator[redis.Redis]:
+    with server.client("operator") as client:
+        yield client
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -46,6 +52,8 @@ def gateway(server: RedisServer) -> Iterator[redis.Redis]:
         ("DEL", redis_keys.TENANTS),
         ("HSET", redis_keys.TENANTS, "a", "{}"),
         ("SET", redis_keys.TENANTS_VERSION, "1"),
+        ("GET", redis_keys.ROUTES_VERSION),
+        ("HGETALL", redis_keys.ROUTES),
         ("MULTI",),
         ("HSET", QUOTA, "input", "1"),
         ("EXEC",),
@@ -60,6 +68,56 @@ def test_a_gateway_may_do_its_work(gateway: redis.Redis, command: tuple[str, ...
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ("PING",),
+        ("WATCH", redis_keys.TENANTS, redis_keys.TENANTS_VERSION),
+        ("GET", redis_keys.TENANTS_VERSION),
+        ("HGETALL", redis_keys.TENANTS),
+        ("MULTI",),
+        ("HDEL", redis_keys.TENANTS, "a"),
+        ("HSET", redis_keys.TENANTS, "b", "{}"),
+        ("SET", redis_keys.TENANTS_VERSION, "1"),
+        ("EXEC",),
+        ("WATCH", redis_keys.ROUTES, redis_keys.ROUTES_VERSION),
+        ("HGETALL", redis_keys.ROUTES),
+        ("HSET", redis_keys.ROUTES, "tiny", "{}"),
+        ("HDEL", redis_keys.ROUTES, "tiny"),
+        ("SET", redis_keys.ROUTES_VERSION, "1"),
+        ("UNWATCH",),
+        ("EXISTS", redis_keys.ROUTES),
+        ("SMEMBERS", redis_keys.MODELS),
+        ("ZRANGE", WORKERS, "0", "-1"),
+        ("MGET", LEASE),
+        ("ZREM", WORKERS, "k-0"),
+        ("DEL", LEASE),
+        ("SREM", redis_keys.MODELS, MODEL),
+    ],
+    ids=" ".join,
+)
+def test_the_operator_may_do_its_work(operator: redis.Redis, command: tuple[str, ...]) -> None:
+    operator.execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("GET", ARTIFACT),
+        ("HGETALL", QUOTA),
+        ("DEL", QUOTA),
+        ("GET", RESERVATION),
+        ("SADD", redis_keys.MODELS, MODEL),
+        ("ZADD", WORKERS, "1", "k-0"),
+        ("EVAL", "return 1", "0"),
+    ],
+    ids=" ".join,
+)
+def test_the_operator_sees_no_quota_and_registers_nobody(operator: redis.Redis, command: tuple[str, ...]) -> None:
+    with pytest.raises(redis.ResponseError, match=r"(?i)permission"):
+        operator.execute_command(*command)
+
+
+_NOBODYS = pytest.mark.parametrize(
     "command",
     [
         ("FLUSHALL",),
@@ -97,15 +155,27 @@ def test_a_gateway_may_do_its_work(gateway: redis.Redis, command: tuple[str, ...
     ],
     ids=" ".join,
 )
+
+
+@_NOBODYS
 def test_a_gateway_may_do_nothing_else(gateway: redis.Redis, command: tuple[str, ...]) -> None:
+    _assert_refused(gateway, command)
+
+
+@_NOBODYS
+def test_the_operator_may_do_nothing_else(operator: redis.Redis, command: tuple[str, ...]) -> None:
+    _assert_refused(operator, command)
+
+
+def _assert_refused(client: redis.Redis, command: tuple[str, ...]) -> None:
     with pytest.raises(redis.ResponseError) as caught:
-        gateway.execute_command(*command)
+        client.execute_command(*command)
     said = str(caught.value).lower()
     refusals = ("permission", "the user executing the script can't", "not allowed from script")
     assert any(refusal in said for refusal in refusals), said
 
 
-def test_neither_role_has_all_commands_or_all_keys() -> None:
+def test_no_role_has_all_commands_or_all_keys() -> None:
     for rules in redis_keys.ACL_RULES.values():
         assert not {"~*", "allkeys", "+@all", "allcommands", "nopass"} & set(rules)
 
@@ -115,5 +185,6 @@ def test_what_one_exchange_touches_together_shares_a_slot() -> None:
         return key[key.index("{") : key.index("}")]
 
     assert tag(redis_keys.TENANTS) == tag(redis_keys.TENANTS_VERSION)
+    assert tag(redis_keys.ROUTES) == tag(redis_keys.ROUTES_VERSION)
     assert tag(QUOTA) == tag(RESERVATION)
     assert tag(WORKERS) == tag(LEASE) == tag(ARTIFACT)

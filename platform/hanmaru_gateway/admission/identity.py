@@ -13,13 +13,10 @@ from datetime import datetime
 
 from hanmaru_contracts.crd.v1alpha1.tenant import Credential, TenantSpec
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
-from hanmaru_contracts.keys import api_key_digest
+from hanmaru_contracts.keys import MAX_API_KEY_CHARS, api_key_digest
 from hanmaru_contracts.names import TenantId
 
 from hanmaru_gateway.request import Identity
-
-MAX_KEY_CHARS = 256
-"""Ours have 47; what is longer is refused before it is hashed."""
 
 _SCHEME = "bearer"
 _BUCKET_CHARS = 8
@@ -90,7 +87,11 @@ def _is_usable(spec: TenantSpec, credential: Credential, now: datetime) -> bool:
 
 def _bearer(authorization: str | None) -> str | None:
     """The key of a well-formed header, cheaply None for anything else."""
-    if authorization is None or len(authorization) > len(_SCHEME) + 1 + MAX_KEY_CHARS or not authorization.isascii():
+    if (
+        authorization is None
+        or len(authorization) > len(_SCHEME) + 1 + MAX_API_KEY_CHARS
+        or not authorization.isascii()
+    ):
         return None
     scheme, _, key = authorization.partition(" ")
     key = key.strip(" ")

@@ -10,17 +10,16 @@ Redis answers bytes here (`decode_responses` off). Any gateway may write; the fi
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 from pathlib import Path
 
 from hanmaru_contracts.crd.schema import Name
-from hanmaru_contracts.crd.v1alpha1.tenant import TenantsFile, TenantSpec
+from hanmaru_contracts.crd.v1alpha1.tenant import TenantSpec
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import TenantId
 from hanmaru_contracts.redis_keys import TENANTS, TENANTS_VERSION
+from hanmaru_contracts.wire.directory import Table, tenants_table
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -32,9 +31,6 @@ FILE_POLL_S = 1.0
 STORE_POLL_S = 0.5
 CALL_TIMEOUT_S = 1.0
 """For one exchange with Redis."""
-
-_Storable = bytes | bytearray | memoryview | str | int | float
-"""What redis-py takes; dictionaries are invariant."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +47,7 @@ class TenantFileSource:
         self._path = path
         self._poll_s = poll_s
         self._seen: tuple[int, int, int] | None = None
-        self._specs: dict[_Storable, _Storable] | None = None
-        self._version = ""
+        self._table: Table | None = None
         self._must_write = False
         self._is_reachable = True
 
@@ -65,7 +60,7 @@ class TenantFileSource:
     async def step(self) -> None:
         """Look at the file and at Redis once, and mend what differs."""
         await self._look_at_file()
-        if self._specs is None:
+        if self._table is None:
             return
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
@@ -91,38 +86,31 @@ class TenantFileSource:
             # In a thread: YAML of a thousand tenants takes a second, in which streams must go on.
             file = await asyncio.to_thread(load_tenants_file, self._path)
         except HanmaruError as error:
-            log_event(_log, logging.ERROR, "tenants.file_broken", problem=error.message, kept=self._specs is not None)
+            log_event(_log, logging.ERROR, "tenants.file_broken", problem=error.message, kept=self._table is not None)
             return
-        self._specs, self._version = _written(file)
+        self._table = tenants_table({TenantId(tenant.name): tenant for tenant in file.tenants})
         self._must_write = True
-        log_event(_log, logging.INFO, "tenants.file_read", tenants=len(self._specs), version=self._version[:12])
+        log_event(_log, logging.INFO, "tenants.file_read", tenants=len(file.tenants), version=self._table.digest[:12])
 
     async def _is_gone(self) -> bool:
+        assert self._table is not None
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.exists(TENANTS_VERSION)
             pipe.exists(TENANTS)
             version, specs = await pipe.execute()
-        return not version or (bool(self._specs) and not specs)
+        return not version or (bool(self._table.entries) and not specs)
 
     async def _write(self) -> None:
-        assert self._specs is not None
+        assert self._table is not None
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(TENANTS)
-            if self._specs:
-                pipe.hset(TENANTS, mapping={**self._specs})
-            pipe.set(TENANTS_VERSION, self._version)
+            if self._table.entries:
+                pipe.hset(TENANTS, items=[part for entry in self._table.entries.items() for part in entry])
+            pipe.set(TENANTS_VERSION, self._table.digest)
             await pipe.execute()
         self._must_write = False
-        log_event(_log, logging.INFO, "tenants.written", tenants=len(self._specs), version=self._version[:12])
-
-
-def _written(file: TenantsFile) -> tuple[dict[_Storable, _Storable], str]:
-    """(tenant id -> JSON `TenantSpec`, version): what Redis holds for this file."""
-    specs: dict[_Storable, _Storable] = {
-        tenant.name: tenant.model_dump_json(by_alias=True, exclude={"name"}, exclude_none=True)
-        for tenant in sorted(file.tenants, key=lambda tenant: tenant.name)
-    }
-    return specs, hashlib.sha256(json.dumps(list(specs.items())).encode()).hexdigest()
+        entries = self._table.entries
+        log_event(_log, logging.INFO, "tenants.written", tenants=len(entries), version=self._table.digest[:12])
 
 
 class TenantStore:
