@@ -1,0 +1,1 @@
+"""Pure decisions: facts in, plans out. No client, no clock, no event loop."""
