@@ -48,6 +48,8 @@ class Kind:
     columns: tuple[Column, ...]
     has_scale: bool = False
     """Whether `kubectl scale` and autoscalers set `.spec.replicas`."""
+    name_max_chars: int = 63
+    """Names are DNS labels: others refer to them, in fields and in labels' values."""
 
     @property
     def singular(self) -> str:
@@ -93,6 +95,7 @@ MODEL_DEPLOYMENT = Kind(
         _AGE,
     ),
     has_scale=True,
+    name_max_chars=45,  # a replica's StatefulSet adds a suffix to it, and must stay within 52
 )
 TENANT = Kind(
     "Tenant",

@@ -86,9 +86,22 @@ SET: JsonDict = {"x-kubernetes-list-type": "set"}
 class LabelSelector(Schema):
     """Objects by their labels; everything given must hold. Empty: all."""
 
-    match_labels: Annotated[
-        dict[LabelKey, Annotated[str, StringConstraints(max_length=63)]], Field(max_length=32, default_factory=dict)
-    ]
+    # Atomic: half of one writer's selector and half of another's would select what neither meant.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-map-type": "atomic",
+            **rules(
+                Rule(
+                    "self.matchExpressions.all(e, e.operator != 'Gt' && e.operator != 'Lt')",
+                    "Gt and Lt compare labels of nodes only; use In, NotIn, Exists or DoesNotExist",
+                )
+            ),
+        }
+    )
+
+    match_labels: dict[str, Annotated[str, StringConstraints(max_length=63)]] = Field(
+        max_length=32, default_factory=dict
+    )
     """Labels and the values they must have."""
     match_expressions: Annotated[tuple[LabelRequirement, ...], Field(max_length=32)] = ()
     """Requirements on single labels."""
@@ -96,6 +109,16 @@ class LabelSelector(Schema):
 
 class LabelRequirement(Schema):
     """One requirement on one label."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "(self.operator == 'In' || self.operator == 'NotIn') ? size(self.values) > 0 : "
+                "(self.operator == 'Gt' || self.operator == 'Lt') ? size(self.values) == 1 : size(self.values) == 0",
+                "In and NotIn need values, Gt and Lt one value, Exists and DoesNotExist none",
+            )
+        )
+    )
 
     key: LabelKey
     """The label."""
@@ -118,7 +141,7 @@ class Condition(Schema):
     """A sentence for people: what was seen, what is missing, what to do."""
     observed_generation: Natural = 0
     """The generation of the object it speaks of."""
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = ""
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """When `status` last changed."""
 
 

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, StringConstraints
 from hanmaru_contracts.crd.schema import (
     SET,
     Conditions,
-    LabelKey,
     LabelRequirement,
     LabelSelector,
     Natural,
@@ -20,6 +19,7 @@ from hanmaru_contracts.crd.schema import (
     Schema,
     Text,
     immutable,
+    list_map,
     one_block,
     rules,
 )
@@ -39,6 +39,18 @@ class NodeSelectorTerm(Schema):
 
 class Toleration(Schema):
     """A taint that the pool's pods endure."""
+
+    # What the API server says of pods, said where it can still be read.
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("self.operator != 'Exists' || self.value == ''", "operator Exists takes no `value`"),
+            Rule("self.operator == 'Exists' || self.key != ''", "operator Equal needs a `key`"),
+            Rule(
+                "!has(self.tolerationSeconds) || self.effect == 'NoExecute'",
+                "`tolerationSeconds` belongs to the effect NoExecute",
+            ),
+        )
+    )
 
     key: Annotated[str, StringConstraints(max_length=316)] = ""
     """The taint. Empty, with `Exists`: every taint."""
@@ -95,7 +107,7 @@ class Devices(Schema):
     """Memory of one device, such as `80Gi`. For `cpu`: memory of the whole node that an engine may use."""
     per_node: Annotated[int, Field(gt=0, le=64)]
     """Devices of one healthy node. A node that has fewer to give takes no group that needs them all."""
-    per_pod_extra: Annotated[dict[LabelKey, Quantity], Field(max_length=16, default_factory=dict)]
+    per_pod_extra: dict[str, Quantity] = Field(max_length=16, default_factory=dict)
     """Further resources that each pod asks for, such as `rdma/hca: "1"`."""
 
 
@@ -119,9 +131,7 @@ class PoolEngine(Schema):
     """Further flags of the engine."""
     env: Annotated[
         tuple[EnvironmentVariable, ...],
-        Field(
-            max_length=64, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-        ),
+        Field(max_length=64, json_schema_extra=list_map("name")),
     ] = ()
     """Further variables of the engine's container."""
 
@@ -226,7 +236,7 @@ class AcceleratorPoolSpec(Schema):
     """Who may use the pool."""
     cost: PoolCost | None = None
     """For reports. Absent: unknown."""
-    pod_template: Annotated[PodTemplate, Field(default_factory=dict)]
+    pod_template: PodTemplate = Field(default_factory=dict)
     """Merged over the pods of every group here; the engine's container is called `engine`."""
 
 

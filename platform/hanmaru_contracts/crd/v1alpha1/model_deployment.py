@@ -47,9 +47,9 @@ class SecretKeyRef(Schema):
 class HuggingFaceSource(Schema):
     """A repository of a model hub; each pod downloads it."""
 
-    repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)]
+    repo: Annotated[str, StringConstraints(pattern=r"^[-._A-Za-z0-9]+/[-._A-Za-z0-9]+$", max_length=200)]
     """`owner/name`."""
-    revision: Annotated[str, StringConstraints(pattern=r"^[\w./-]+$", max_length=200)] = "main"
+    revision: Annotated[str, StringConstraints(pattern=r"^[-._/A-Za-z0-9]+$", max_length=200)] = "main"
     """Branch, tag or commit. The commit found first is kept, and shown in `status.resolved.revision`."""
     endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=512)] = "https://huggingface.co"
     """A mirror of the hub."""
@@ -78,7 +78,7 @@ class ImageSource(Schema):
 
     reference: Annotated[str, StringConstraints(min_length=1, max_length=512)]
     """The image; pin it by digest in production."""
-    pull_secrets: Annotated[tuple[PullSecret, ...], Field(max_length=8)] = ()
+    pull_secrets: Annotated[tuple[PullSecret, ...], Field(max_length=8, json_schema_extra=list_map("name"))] = ()
     """For registries that ask for a login."""
     path: Annotated[RelativePath, Field(json_schema_extra=rules(_INSIDE))] = ""
     """Folder of the checkpoint in the image. Empty: its root."""
@@ -234,7 +234,7 @@ class Serving(Schema):
     """Absent: MTP where the model has it and the pool offers it."""
     extra_args: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
     """Further flags of the engine, after the pool's."""
-    pod_template: Annotated[PodTemplate, Field(default_factory=dict)]
+    pod_template: PodTemplate = Field(default_factory=dict)
     """Merged over the pool's pod template."""
 
 

@@ -71,12 +71,7 @@ class CredentialType(StrEnum):
 class Credential(Schema):
     """One way to prove to be this tenant. Several at once allow rotation."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule("has(self.apiKey) == (self.type == 'APIKey')", "type APIKey needs its block `apiKey`")
-        )
-    )
-
+    # No rule ties `type` to its block while there is one type, whose block is required.
     name: Name
     """Its name, unique within the tenant."""
     type: CredentialType = CredentialType.API_KEY
