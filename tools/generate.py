@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 GENERATORS = {
     "tools/generate_proto.py": "platform/hanmaru_gateway/grpc/generated",
     "tools/generate_api_reference.py": "docs/api.md",
+    "tools/generate_crds.py": "charts/hanmaru-crds/templates",
 }
 
 
