@@ -13,6 +13,8 @@ import pytest
 from hanmaru_cluster.control_plane import ControlPlane
 from hanmaru_cluster.nodes import Nodes
 
+from hanmaru_testing.crds import install
+
 
 class Kubectl(Protocol):
     """Runs the real kubectl as the administrator: its output, or RuntimeError with what it complained of."""
@@ -25,6 +27,12 @@ def control_plane() -> Iterator[ControlPlane]:
     """One for the whole test run, started when the first test asks."""
     with ControlPlane() as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def crds(control_plane: ControlPlane) -> None:
+    """Our kinds, as the chart ships them, are served."""
+    install(control_plane.api)
 
 
 @pytest.fixture
