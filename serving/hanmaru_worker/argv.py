@@ -56,6 +56,7 @@ def to_argv(
     flags += ["--load-format", "safetensors"]
     flags += _parallel_flags(spec, rank)
     flags += _memory_flags(spec)
+    flags += _speculative_flags(spec.draft_tokens)
     flags += _parser_flags(spec)
     flags += _trace_flags(spec.trace_endpoint)
     # The supervisor's first token is the warm-up. An idle engine sleeps: an idle worker may use 5 % of a core.
@@ -112,7 +113,7 @@ def trace_address(endpoint: str) -> str:
 def _parallel_flags(spec: EngineSpec, rank: GroupRank) -> list[str]:
     sizes = spec.parallelism
     flags = ["--tp-size", str(sizes.tensor)]
-    for flag, size in (("--ep-size", sizes.expert), ("--pp-size", sizes.pipeline), ("--dp-size", sizes.data)):
+    for flag, size in (("--ep-size", sizes.expert), ("--pp-size", sizes.pipeline), ("--attn-dp-size", sizes.data)):
         if size > 1:
             flags += [flag, str(size)]
     if rank.size > 1:
@@ -123,7 +124,7 @@ def _parallel_flags(spec: EngineSpec, rank: GroupRank) -> list[str]:
 
 def _memory_flags(spec: EngineSpec) -> list[str]:
     cache = spec.kv_cache
-    flags = ["--page-size", str(cache.page_size)]
+    flags = ["--page-size", str(cache.page_size), *([] if cache.hybrid else ["--disable-hybrid-swa-memory"])]
     for flag, value in (
         ("--max-total-tokens", cache.max_total_tokens),
         ("--mem-fraction-static", cache.memory_fraction),
@@ -133,6 +134,14 @@ def _memory_flags(spec: EngineSpec) -> list[str]:
             flags += [flag, str(value)]
     flags += ["--max-running-requests", str(spec.max_running_requests)]
     return [*flags, "--chunked-prefill-size", str(spec.prefill_chunk_tokens)]
+
+
+def _speculative_flags(draft_tokens: int | None) -> list[str]:
+    """SGLang calls the model's own MTP block EAGLE; a chain of n drafts is verified with one token more."""
+    if draft_tokens is None:
+        return []
+    flags = ["--speculative-algorithm", "EAGLE", "--speculative-num-steps", str(draft_tokens)]
+    return [*flags, "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", str(draft_tokens + 1)]
 
 
 def _parser_flags(spec: EngineSpec) -> list[str]:
@@ -154,8 +163,7 @@ def _cpu_environment(
         "OMP_NUM_THREADS": inherited.get("OMP_NUM_THREADS", "1"),
         "TORCHDYNAMO_DISABLE": "1",
     }
-    sizes = spec.parallelism
-    ranks = sizes.tensor * sizes.pipeline * sizes.data
+    ranks = spec.parallelism.ranks
     if ranks > 1:
         # SGLang wants a set of cores for each rank when there are more ranks than NUMA nodes. Ranks of one machine
         # take turns; several workers of a group on one machine begin at different cores.

@@ -57,7 +57,12 @@ def test_the_whole_command_line_of_the_laptops_worker() -> None:
         ({"parallelism": Parallelism(tensor=8, expert=4)}, "--tp-size", "8"),
         ({"parallelism": Parallelism(tensor=8, expert=4)}, "--ep-size", "4"),
         ({"parallelism": Parallelism(pipeline=2)}, "--pp-size", "2"),
-        ({"parallelism": Parallelism(data=2)}, "--dp-size", "2"),
+        ({"parallelism": Parallelism(tensor=4, data=2)}, "--attn-dp-size", "2"),
+        ({"draft_tokens": 3}, "--speculative-algorithm", "EAGLE"),
+        ({"draft_tokens": 3}, "--speculative-num-steps", "3"),
+        ({"draft_tokens": 3}, "--speculative-eagle-topk", "1"),
+        ({"draft_tokens": 3}, "--speculative-num-draft-tokens", "4"),
+        ({}, "--speculative-algorithm", None),
         ({"kv_cache": KvCache(memory_fraction=0.85)}, "--mem-fraction-static", "0.85"),
         ({"prefill_chunk_tokens": 512}, "--chunked-prefill-size", "512"),
         ({"max_running_requests": 3}, "--max-running-requests", "3"),
@@ -71,6 +76,16 @@ def test_the_whole_command_line_of_the_laptops_worker() -> None:
 )
 def test_each_field_has_its_flag(fields: dict[str, Any], flag: str, expected: str | None) -> None:
     assert value(flags(spec(**fields)), flag) == expected
+
+
+@pytest.mark.parametrize("hybrid", [True, False])
+def test_one_pool_for_all_layers_is_asked_for_by_flag(hybrid: bool) -> None:
+    assert ("--disable-hybrid-swa-memory" in flags(spec(kv_cache=KvCache(hybrid=hybrid)))) is not hybrid
+
+
+def test_copies_of_the_attention_layers_add_no_ranks_to_bind() -> None:
+    found = environment(spec(parallelism=Parallelism(tensor=2, data=2)))
+    assert found["SGLANG_CPU_OMP_THREADS_BIND"] == "0|1"
 
 
 def test_a_rank_of_a_group_says_where_rank_0_waits() -> None:

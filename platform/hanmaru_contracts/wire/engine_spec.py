@@ -30,20 +30,28 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+    NPU = "npu"
 
 
 class Parallelism(StrictSchema):
-    """Sizes of the engine's process groups. Expert parallel divides the tensor group; it adds no devices."""
+    """Sizes of the engine's process groups. Expert and data parallel divide the tensor group; they add no devices."""
 
     tensor: Positive = 1
     expert: Positive = 1
     pipeline: Positive = 1
     data: Positive = 1
+    """Copies of the attention layers in the tensor group, each with a cache of its own."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes that compute, each on a device of its own."""
+        return self.tensor * self.pipeline
 
     @model_validator(mode="after")
-    def _experts_divide_the_tensor_group(self) -> Self:
-        if self.tensor % self.expert:
-            raise ValueError(f"expert={self.expert} does not divide tensor={self.tensor}")
+    def _groups_divide_the_tensor_group(self) -> Self:
+        for name, size in (("expert", self.expert), ("data", self.data)):
+            if self.tensor % size:
+                raise ValueError(f"{name}={size} does not divide tensor={self.tensor}")
         return self
 
 
@@ -58,6 +66,8 @@ class KvCache(StrictSchema):
     """Share of the device's memory for weights and pools together."""
     sliding_tokens_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     """Tokens of the sliding layers' pool as a share of the global one's."""
+    hybrid: bool = True
+    """Sliding layers have a pool of their own. False: all layers keep every token."""
 
 
 class EngineSpec(StrictSchema):
@@ -76,6 +86,8 @@ class EngineSpec(StrictSchema):
     """Longest prompt and output together."""
     parallelism: Parallelism = Parallelism()
     kv_cache: KvCache = KvCache()
+    draft_tokens: Positive | None = None
+    """Tokens that the model's own MTP block drafts a step. Absent: no speculation."""
     max_running_requests: Positive = 16
     prefill_chunk_tokens: Positive = 2048
     reasoning_parser: str | None = "qwen3"

@@ -40,6 +40,7 @@ def test_a_spec_survives_its_file() -> None:
         ({"engine": "sglang"}, "SGLang"),
         ({"device": "tpu"}, "cpu"),
         ({"parallelism": {"tensor": 4, "expert": 3}}, "expert=3 does not divide tensor=4"),
+        ({"parallelism": {"tensor": 4, "data": 3}}, "data=3 does not divide tensor=4"),
         ({"parallelism": {"tensor": 0}}, "greater than 0"),
         ({"kvCache": {"memoryFraction": 1}}, "less than 1"),
         ({"kvCache": {"slidingTokensRatio": 0}}, "greater than 0"),
