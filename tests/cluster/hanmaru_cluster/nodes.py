@@ -56,7 +56,7 @@ class Nodes:
         return added
 
     def cut(self, name: str) -> None:
-        """Stop the node's heartbeats and freeze its pods; `flags.HEARTBEAT_TIMEOUT_S` later it is tainted unreachable."""
+        """Stop the node's heartbeats and freeze its pods; it is tainted when `flags.HEARTBEAT_TIMEOUT_S` are over."""
         self._label(name, HEARTBEAT, None)
 
     def restore(self, name: str) -> None:
