@@ -93,7 +93,7 @@ PODS = Api("", "v1", "Pod", "pods", cluster_verbs=_FOLLOW + _APPLY)
 SECRETS = Api("", "v1", "Secret", "secrets", cluster_verbs=_APPLY, tenant_namespace_verbs=_READ)
 NODES = Api("", "v1", "Node", "nodes", is_namespaced=False, cluster_verbs=_FOLLOW)
 NAMESPACES = Api("", "v1", "Namespace", "namespaces", is_namespaced=False, cluster_verbs=_FOLLOW)
-EVENTS = Api("", "v1", "Event", "events", cluster_verbs=("create", "patch"))
+EVENTS = Api("events.k8s.io", "v1", "Event", "events", cluster_verbs=("create", "patch"))
 LEASES = Api("coordination.k8s.io", "v1", "Lease", "leases", own_namespace_verbs=("get", "create", "update"))
 # kopf looks at which kinds there are, and waits for ours.
 CUSTOM_RESOURCE_DEFINITIONS = Api(
@@ -124,3 +124,10 @@ APIS = (
     LEASES,
     CUSTOM_RESOURCE_DEFINITIONS,
 )
+
+_BY_KIND = {api.kind: api for api in APIS}
+
+
+def api_of(kind: str) -> Api:
+    """The kind of that name; asking for one that is not in the table is our own bug."""
+    return _BY_KIND[kind]
