@@ -27,6 +27,9 @@ from hanmaru_contracts.crd.v1alpha1.model_deployment import SecretKeyRef
 from hanmaru_contracts.names import ModelId, TenantId
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
+# What the API server calls a date-time includes years and zones that Python refuses.
+_TIME = r"^2\d{3}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$"
+_MODELS = list_map("namespace", "name")
 
 
 class ApiKey(Schema):
@@ -78,7 +81,7 @@ class Credential(Schema):
     """`APIKey`."""
     api_key: ApiKey
     """For type `APIKey`."""
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, Field(json_schema_extra={"pattern": _TIME, "maxLength": 40})] | None = None
     """When the credential stops working (RFC 3339 with a zone). Absent: never."""
 
 
@@ -104,7 +107,7 @@ class Limit(Schema):
 
     name: Name = "default"
     """Its name, unique within the tenant."""
-    models: Annotated[tuple[ModelRef, ...], Field(max_length=64)] = ()
+    models: Annotated[tuple[ModelRef, ...], Field(max_length=64, json_schema_extra=_MODELS)] = ()
     """Which models count towards it, together. Empty: all."""
     requests_per_minute: _PerMinute | None = None
     """Requests admitted a minute."""
@@ -163,7 +166,7 @@ class TenantSpec(Schema):
 
     credentials: Annotated[tuple[Credential, ...], Field(max_length=32, json_schema_extra=list_map("name"))] = ()
     """Keys; several at once allow rotation."""
-    models: Annotated[tuple[ModelRef, ...], Field(max_length=256)] = ()
+    models: Annotated[tuple[ModelRef, ...], Field(max_length=256, json_schema_extra=_MODELS)] = ()
     """Models it may call; any other looks to it as if it did not exist."""
     limits: Annotated[tuple[Limit, ...], Field(max_length=32, json_schema_extra=list_map("name"))] = ()
     """Every limit that matches the model applies."""
