@@ -33,13 +33,16 @@ _KWOK = "kwok"
 
 
 class ControlPlane:
-    """A running control plane; a context manager, to be entered once. Its methods may be called from any thread."""
+    """A running control plane; a context manager, to be entered once. Its methods may be called from any thread.
 
-    def __init__(self) -> None:
+    With hundreds of nodes a longer `heartbeat_timeout_s` keeps their leases from filling the machine.
+    """
+
+    def __init__(self, *, heartbeat_timeout_s: int = flags.HEARTBEAT_TIMEOUT_S) -> None:
         self._programs = find_programs()
         self._authority = CertificateAuthority()
         folder = Path(tempfile.mkdtemp(prefix="hanmaru-cluster-"))
-        self._layout = flags.Layout(folder, free_port(), free_port(), free_port())
+        self._layout = flags.Layout(folder, free_port(), free_port(), free_port(), heartbeat_timeout_s)
         self._processes = Processes(folder)
         self._layout.authority.write_bytes(self._authority.certificate)
         self.kubeconfig = self.kubeconfig_for("admin", [ADMIN_GROUP])

@@ -56,7 +56,7 @@ class Nodes:
         return added
 
     def cut(self, name: str) -> None:
-        """Stop the node's heartbeats and freeze its pods; it is tainted when `flags.HEARTBEAT_TIMEOUT_S` are over."""
+        """Stop the node's heartbeats and freeze its pods; it is tainted when the heartbeat timeout is over."""
         self._label(name, HEARTBEAT, None)
 
     def restore(self, name: str) -> None:

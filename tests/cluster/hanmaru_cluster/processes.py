@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -74,6 +75,7 @@ class Processes:
         self._supervisor.stdin.close()
         self._supervisor.wait()
         self._supervisor.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)  # where the supervisor was killed before it could
 
     def _ask(self, command: dict[str, Any]) -> Any:
         assert self._supervisor.stdin is not None
