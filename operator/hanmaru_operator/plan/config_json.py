@@ -240,9 +240,7 @@ def _sparse_layers(fields: _Fields, layers: int, *, has_experts: bool) -> tuple[
     listed = fields.listed("is_moe_layer", layers)
     if listed is not None:
         if not all(isinstance(value, bool) for value in listed):
-            raise wrong(
-                "is_moe_layer has something else than true and false; expected one of them for each layer"
-            )
+            raise wrong("is_moe_layer has something else than true and false; expected one of them for each layer")
         found = tuple(bool(value) for value in listed)
     elif (kinds := fields.listed("mlp_layer_types", layers)) is not None:
         unknown = next((kind for kind in kinds if kind not in ("sparse", "dense")), None)

@@ -78,9 +78,7 @@ def _compressed(found: Mapping[str, Any]) -> str:
     named = {(8, "float"): "fp8", (8, "int"): "int8", (4, "float"): "nvfp4", (4, "int"): "int4"}
     known = [named[width] for width in widths if width in named]
     if not widths or len(known) != len(widths):
-        raise _wrong(
-            "quantization_config.config_groups name no weights; expected 4 or 8 bits, int or float"
-        )
+        raise _wrong("quantization_config.config_groups name no weights; expected 4 or 8 bits, int or float")
     return max(known, key=lambda name: _WIDTHS[name] + _SCALE_BITS[name])
 
 

@@ -1,0 +1,293 @@
+"""Whether a layout fits, and with what pools: weights, reserve and cache of one rank against its device. Pure.
+
+The engine takes what a device has, holds the weights, keeps a reserve for activations and graphs and gives the rest to
+its pools. This finds the largest number of running requests, and the largest prefill chunk, for which both pools hold
+what those need. More memory never turns a layout down: whether it is refused depends on one quantity alone, which
+grows with memory (the global tokens that fit beside a single request).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hanmaru_contracts.wire.engine_spec import Device
+
+from hanmaru_operator.plan.engine_pool import EnginePool
+from hanmaru_operator.plan.memory import Cell, Demand, Pools, cell, pools_in_budget, pools_of_tokens
+from hanmaru_operator.plan.model import ModelFacts
+from hanmaru_operator.plan.refusal import GIB, Reason, Refusal, gib
+from hanmaru_operator.plan.shapes import Shape
+from hanmaru_operator.plan.weights import stage_layers, stage_weight_bytes
+
+MIB = 1 << 20
+USUAL_TOKENS = 8192
+"""Of a request and its answer, for counting how many fit at once. A choice, not a measurement."""
+REASONABLE_REQUESTS = 16
+"""A replica that serves fewer at once loses to one with more devices. A choice, not a measurement."""
+MOST_REQUESTS = 256
+"""SGLang captures graphs up to it on a device of 80 GB (`handle_gpu_memory_settings`)."""
+CPU_REQUESTS = 16
+"""What `hanmaru up` runs with; a CPU gains nothing from more."""
+KEPT_TAILS = 64
+"""Finished prefixes whose sliding ends stay: prefix caching works for so many conversations. A choice."""
+CHUNKS = (4096, 2048, 1024, 512)
+"""Prefill chunks, best first. SGLang's default on 80 GB is 8,192, whose reserve takes 6 GiB more from the cache."""
+_MARGIN = 1.0001
+"""The ratio of the pools is written with seven digits, and both are cut to whole pages."""
+_RATIO_DIGITS = 7
+
+DRIVER_BYTES = 2 * GIB
+"""Of a GPU before weights: what the driver hides (0.4–0.9 GiB of 40 or 80), its context, and NCCL. Estimated, not
+measured here."""
+CPU_ENGINE_BYTES = 4 * GIB
+"""SGLang's three processes: 1.2 to 1.5 GB resident each (measured November 2026, `docs/sglang-plugin.md`)."""
+NPU_SHARE = 0.9
+"""Of an NPU's memory for weights and cache. furiosa-llm publishes no formula: a guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What has been settled before layouts are compared."""
+
+    context_tokens: int
+    page_size: int
+    draft_tokens: int | None
+    """Drafted a step; None without speculation."""
+    hybrid: bool
+    memory_fraction: float | None
+    """As the user set it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A layout with its numbers; bytes and pools are one rank's."""
+
+    shape: Shape
+    request: Request
+    cell: Cell
+    pools: Pools
+    weight_bytes: int
+    budget_bytes: int
+    """For the pools."""
+    running_requests: int
+    """Of the whole replica."""
+    chunk_tokens: int
+    sliding_ratio: float | None
+    memory_fraction: float | None
+    max_total_tokens: int | None
+
+    @property
+    def pool_bytes(self) -> int:
+        """What the pools take."""
+        return self.pools.bytes(self.cell, self.request.page_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """The fullest rank of a layout: pipeline stages differ, and the engine takes the smallest pools of all."""
+
+    weight_bytes: int
+    cell: Cell
+
+
+def fit(facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape) -> Fit | Refusal:
+    """The layout's numbers, or how much is missing."""
+    ranks = _ranks(facts, shape, request)
+    smallest = min(CHUNKS[-1], max(1, request.context_tokens))
+    if not _holds(facts, pool, request, shape, ranks, 1, smallest):
+        return _too_small(facts, pool, request, shape, ranks)
+    best = 1, smallest
+    for chunk in _chunks(request.context_tokens):
+        running = _most_requests(facts, pool, request, shape, ranks, chunk)
+        if running > best[0]:
+            best = running, chunk
+        if running >= REASONABLE_REQUESTS * shape.sizes.data:
+            break
+    return _result(facts, pool, request, shape, ranks, *best)
+
+
+def reserve_bytes(pool: EnginePool, shape: Shape, running: int, chunk: int, *, drafts: bool) -> int:
+    """What the engine keeps for activations and graphs on one device.
+
+    On GPUs as SGLang estimates it (`handle_gpu_memory_settings`, `reserve_for_graph_mb`): 1.5 MiB for each token of a
+    chunk, 1 GiB for each 8 ranks, 2 MiB for each request in a graph, once more for the drafting layers' graphs.
+    """
+    if pool.device is not Device.CUDA:
+        return CPU_ENGINE_BYTES if pool.device is Device.CPU else 0
+    graphs = running * (2 + (2 if drafts else 0) + (3 if shape.sizes.data > 1 else 0))
+    return int(MIB * (512 + 512 + 1.5 * chunk + shape.sizes.ranks * 128 + graphs))
+
+
+def budget_bytes(
+    pool: EnginePool, request: Request, shape: Shape, weights: int, running: int, chunk: int
+) -> tuple[int, float | None]:
+    """For the pools of one rank, and the engine's memory fraction. SGLang: `_profile_available_bytes`."""
+    if pool.device is Device.CPU:
+        usable = pool.device_bytes * (request.memory_fraction or 1.0)
+        return int(usable) - CPU_ENGINE_BYTES - weights, None
+    if pool.device is Device.NPU:
+        fraction = request.memory_fraction or NPU_SHARE
+        return int(pool.device_bytes * fraction) - weights, fraction
+    free = pool.device_bytes - DRIVER_BYTES
+    if free <= 0:
+        return -1, None
+    reserve = reserve_bytes(pool, shape, running, chunk, drafts=request.draft_tokens is not None)
+    planned = math.floor((1 - reserve / free) * 1000) / 1000
+    fraction = request.memory_fraction or planned
+    return int(free * fraction) - weights if fraction > 0 else -1, fraction
+
+
+def needed_tokens(request: Request, running: int, copies: int) -> int:
+    """Global tokens of one attention rank: the longest sequence, or its share of usual ones."""
+    each = min(USUAL_TOKENS, request.context_tokens)
+    return max(request.context_tokens, -(-running // copies) * each)
+
+
+def _ranks(facts: ModelFacts, shape: Shape, request: Request) -> tuple[_Rank, ...]:
+    sizes = shape.sizes
+    drafts = request.draft_tokens is not None
+    return tuple(
+        _Rank(
+            stage_weight_bytes(facts, sizes, stage, with_mtp=drafts),
+            cell(
+                facts,
+                attention_ranks=sizes.tensor // sizes.data,
+                layers=stage_layers(facts.layers, sizes.pipeline, stage),
+                draft_layers=facts.mtp_layers if drafts else 0,
+                hybrid=request.hybrid,
+                dtype_bytes=facts.dtype_bytes,
+            ),
+        )
+        for stage in range(sizes.pipeline)
+    )
+
+
+def demand(facts: ModelFacts, request: Request, shape: Shape, chunk: int) -> Demand:
+    """On the sliding pool of one attention rank. SGLang divides chunks among the copies of the attention layers."""
+    return Demand(
+        window=facts.widest_window,
+        page_size=request.page_size,
+        draft_tokens=1 if request.draft_tokens is None else request.draft_tokens + 1,
+        chunk_tokens=max(1, chunk // shape.sizes.data),
+        kept_tails=KEPT_TAILS,
+    )
+
+
+def _chunks(context_tokens: int) -> tuple[int, ...]:
+    return tuple(chunk for chunk in CHUNKS if chunk <= context_tokens) or (max(1, context_tokens),)
+
+
+def _sliding_tokens(facts: ModelFacts, request: Request, shape: Shape, running: int, chunk: int) -> int:
+    if not request.hybrid:
+        return 0
+    copies = shape.sizes.data
+    tokens = demand(facts, request, shape, chunk).tokens(-(-running // copies))
+    return math.ceil(tokens * _MARGIN) + 2 * request.page_size
+
+
+def _global_room(each: Cell, budget: int, sliding: int) -> float:
+    """Global tokens beside so many sliding ones, which never are more than the global ones. Grows with `budget`."""
+    if budget <= 0:
+        return 0.0
+    both = each.global_bytes + each.sliding_bytes
+    if budget < sliding * both:
+        return budget / both
+    return (budget - sliding * each.sliding_bytes) / each.global_bytes
+
+
+def _holds(
+    facts: ModelFacts,
+    pool: EnginePool,
+    request: Request,
+    shape: Shape,
+    ranks: tuple[_Rank, ...],
+    running: int,
+    chunk: int,
+) -> bool:
+    sliding = _sliding_tokens(facts, request, shape, running, chunk)
+    wanted = needed_tokens(request, running, shape.sizes.data) * _MARGIN + 3 * request.page_size
+    for rank in ranks:
+        budget, _ = budget_bytes(pool, request, shape, rank.weight_bytes, running, chunk)
+        if _global_room(rank.cell, budget, sliding) < wanted:
+            return False
+    return True
+
+
+def _most_requests(
+    facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape, ranks: tuple[_Rank, ...], chunk: int
+) -> int:
+    """Most running requests, in whole numbers for each copy of the attention layers; 0 when one does not fit."""
+    copies = shape.sizes.data
+    low, high = 0, max(1, (CPU_REQUESTS if pool.is_cpu else MOST_REQUESTS) // copies)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _holds(facts, pool, request, shape, ranks, middle * copies, chunk):
+            low = middle
+        else:
+            high = middle - 1
+    return low * copies
+
+
+def _result(
+    facts: ModelFacts,
+    pool: EnginePool,
+    request: Request,
+    shape: Shape,
+    ranks: tuple[_Rank, ...],
+    running: int,
+    chunk: int,
+) -> Fit:
+    """The engine's pools: of every stage the smallest. One memory fraction serves all stages."""
+    sliding = _sliding_tokens(facts, request, shape, running, chunk)
+    sized = []
+    for rank in ranks:
+        budget, fraction = budget_bytes(pool, request, shape, rank.weight_bytes, running, chunk)
+        sized.append((_global_room(rank.cell, budget, sliding), budget, fraction, rank))
+    room, budget, fraction, rank = min(sized, key=lambda entry: entry[0])
+    ratio = _ratio(sliding, room) if request.hybrid else None
+    pools = pools_in_budget(rank.cell, budget, ratio or 0.0, request.page_size)
+    limit = None
+    if pool.is_cpu:
+        limit = min(pools.global_tokens, _whole_pages(needed_tokens(request, running, shape.sizes.data), request))
+        ratio = _ratio(sliding, limit) if request.hybrid else None
+        pools = pools_of_tokens(rank.cell, limit, ratio or 0.0, request.page_size)
+    return Fit(
+        shape=shape,
+        request=request,
+        cell=rank.cell,
+        pools=pools,
+        weight_bytes=max(other.weight_bytes for other in ranks),
+        budget_bytes=budget,
+        running_requests=running,
+        chunk_tokens=chunk,
+        sliding_ratio=ratio,
+        memory_fraction=fraction,
+        max_total_tokens=limit,
+    )
+
+
+def _ratio(sliding: int, tokens: float) -> float:
+    """Share of the sliding pool, rounded up; never above 1, because no layer needs more than a global one."""
+    step = 10.0**_RATIO_DIGITS
+    return min(1.0, round(math.ceil(sliding / tokens * step) / step, _RATIO_DIGITS))
+
+
+def _whole_pages(tokens: int, request: Request) -> int:
+    return -(-tokens // request.page_size) * request.page_size
+
+
+def _too_small(
+    facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape, ranks: tuple[_Rank, ...]
+) -> Refusal:
+    chunk = min(CHUNKS[-1], max(1, request.context_tokens))
+    rank = max(ranks, key=lambda other: other.weight_bytes)
+    budget, _ = budget_bytes(pool, request, shape, rank.weight_bytes, 1, chunk)
+    sliding = _sliding_tokens(facts, request, shape, 1, chunk)
+    room = int(_global_room(rank.cell, budget, sliding) / _MARGIN)
+    message = f"{gib(rank.weight_bytes)} of weights on each device of {gib(pool.device_bytes)} leave "
+    if budget <= 0:
+        message += "nothing for the cache"
+    else:
+        message += f"{gib(budget)} for the cache, which holds {room} tokens of {request.context_tokens}"
+    return Refusal(Reason.TOO_SMALL, message)

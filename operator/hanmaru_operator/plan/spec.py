@@ -1,0 +1,70 @@
+"""An `EnginePlan` and a deployment's names -> the `EngineSpec` its workers read. Pure.
+
+`render` puts it into the ConfigMap of a revision, `hanmaru plan -o yaml` prints it. It decides nothing: all of the
+plan's numbers pass through as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
+from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, KvCache
+
+from hanmaru_operator.plan.engine import EnginePlan
+from hanmaru_operator.plan.engine_pool import EnginePool
+from hanmaru_operator.plan.model import ModelFacts
+
+_PARSERS = {"exaone_moe": ("qwen3", "hermes")}
+"""Reasoning and tool-call parser by `model_type`, as LG names them for SGLang."""
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What a deployment adds to a plan."""
+
+    model: ModelRef
+    route: str
+    checkpoint: str
+    """Folder as the worker sees it."""
+    startup_timeout_s: float
+    drain_timeout_s: float
+    extra_args: tuple[str, ...] = ()
+    """Of the deployment; they follow the pool's."""
+    trace_endpoint: str | None = None
+
+
+def engine_spec(plan: EnginePlan, facts: ModelFacts, pool: EnginePool, naming: Naming) -> EngineSpec:
+    """What every rank of a replica reads. `facts` and `pool` are those the plan was made from."""
+    reasoning, tools = _PARSERS.get(facts.model_type, (None, None))
+    known = [name for name, parser in (("reasoning", reasoning), ("tools", tools)) if parser is not None]
+    features = dict.fromkeys([*plan.features, *known])
+    fit, request = plan.fit, plan.request
+    return EngineSpec(
+        model=naming.model,
+        route=naming.route,
+        pool=plan.pool,
+        engine=plan.engine,
+        device=pool.device,
+        checkpoint=naming.checkpoint,
+        dtype=plan.dtype,
+        context_tokens=plan.context_tokens,
+        parallelism=plan.sizes,
+        kv_cache=KvCache(
+            page_size=request.page_size,
+            max_total_tokens=fit.max_total_tokens,
+            memory_fraction=None if pool.device is Device.CPU else fit.memory_fraction,
+            sliding_tokens_ratio=fit.sliding_ratio,
+            hybrid=request.hybrid or not facts.sliding_layers,
+        ),
+        draft_tokens=request.draft_tokens,
+        max_running_requests=fit.running_requests,
+        prefill_chunk_tokens=fit.chunk_tokens,
+        reasoning_parser=reasoning,
+        tool_call_parser=tools,
+        features=tuple(features),
+        extra_args=(*pool.engine_args, *naming.extra_args),
+        startup_timeout_s=naming.startup_timeout_s,
+        drain_timeout_s=naming.drain_timeout_s,
+        trace_endpoint=naming.trace_endpoint,
+    )
