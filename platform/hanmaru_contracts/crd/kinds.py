@@ -95,7 +95,7 @@ MODEL_DEPLOYMENT = Kind(
         _AGE,
     ),
     has_scale=True,
-    name_max_chars=45,  # a replica's StatefulSet adds a suffix to it, and must stay within 52
+    name_max_chars=44,  # a replica's name adds six characters, and has at most 50
 )
 TENANT = Kind(
     "Tenant",

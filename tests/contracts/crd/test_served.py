@@ -180,7 +180,7 @@ def test_a_named_thing_stands_once(name: str, edit: Edit, control_plane: Control
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("a" * 46, False), ("a" * 45, True), ("a.b", False)],
+    [("a" * 45, False), ("a" * 44, True), ("a.b", False)],
 )
 def test_a_deployments_name_leaves_room_for_those_of_its_replicas(
     name: str, said: bool, control_plane: ControlPlane
