@@ -162,18 +162,26 @@ class Cluster:
         except NotFound:
             return
 
+    def may(self, verb: Verb, key: ObjectKey) -> bool:
+        """Whether `kinds` lists the verb for an object in its place."""
+        return self._lists(kinds.api_of(key.kind), verb, key.namespace)
+
+    def _lists(self, api: Api, verb: Verb, namespace: str) -> bool:
+        return (
+            verb in api.cluster_verbs
+            or (namespace in self._tenant_namespaces and verb in api.tenant_namespace_verbs)
+            or (namespace == self._own_namespace and verb in api.own_namespace_verbs)
+        )
+
     def _path(self, key: ObjectKey, verb: Verb) -> str:
         return self._allowed(key.kind, verb, key.namespace).path(key.namespace, key.name)
 
     def _allowed(self, kind: str, verb: Verb, namespace: str) -> Api:
         """The kind, when `kinds` lists the verb for that place."""
         api = kinds.api_of(kind)
-        listed = (
-            verb in api.cluster_verbs
-            or (namespace in self._tenant_namespaces and verb in api.tenant_namespace_verbs)
-            or (namespace == self._own_namespace and verb in api.own_namespace_verbs)
+        self._check(
+            self._lists(api, verb, namespace), f"{kind} in namespace {namespace!r}" if namespace else kind, verb
         )
-        self._check(listed, f"{kind} in namespace {namespace!r}" if namespace else kind, verb)
         return api
 
     def _check(self, is_listed: bool, what: str, verb: str) -> None:
