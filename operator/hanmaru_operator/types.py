@@ -64,6 +64,10 @@ class PodFacts:
     """Its rank in the group."""
     is_evicted: bool = False
     """Its condition DisruptionTarget is true: it is being evicted, preempted or its node is gone."""
+    ready_at: float | None = None
+    """When its condition Ready last became true. None: it is not ready."""
+    ends_by: float | None = None
+    """Its deletionTimestamp: when a pod that is terminating should be gone. None: it is not terminating."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,16 @@ class PoolOption:
     """Groups that would fit now, behind those that wait already."""
     devices_missing: int = 0
     """Devices that one more group lacks; 0 when it fits."""
+    no_room: str = ""
+    """Why one more group does not fit now, in words. Empty: it fits."""
+    fits_empty: bool = True
+    """Whether a group would fit if nothing else ran in the pool: it is worth waiting here."""
+    resource: str = ""
+    """The devices' resource."""
+    domain_key: str = ""
+    """The label in one value of which a whole group stays."""
+    bind_timeout_s: float = 300.0
+    """A group whose gates are lifted and that is not bound by then waits anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +200,14 @@ class DeploymentFacts:
     may_run: bool
     """False: the licence, the route or a permission is missing, or it is stopped; every replica goes."""
     unhealthy_nodes: frozenset[NodeName]
-    """Nodes that are not ready or unreachable."""
+    """Nodes that are not ready, unreachable, or gone though pods are still bound to them."""
     cordoned_nodes: frozenset[NodeName]
     """Nodes that someone wants empty."""
     preferred_free_since: float | None
     """Since when a better pool has had room for a replica that runs in a worse one. None: it has none."""
     now: float
+    without_room: frozenset[ReplicaId] = frozenset()
+    """Replicas that wait in a pool that has no room for them now (`plan_lifts` tells)."""
 
     @property
     def id(self) -> ModelId:
