@@ -15,7 +15,7 @@ from hanmaru_contracts.crd.v1alpha1.model_deployment import Serving, Speculative
 from hanmaru_contracts.wire.engine_spec import EngineType, Parallelism
 
 from hanmaru_operator.plan.engine_pool import EnginePool
-from hanmaru_operator.plan.fit import REASONABLE_REQUESTS, Fit, Request, fit
+from hanmaru_operator.plan.fit import REASONABLE_REQUESTS, Fit, Request, fit, is_possible
 from hanmaru_operator.plan.memory import ModelCache, model_cache
 from hanmaru_operator.plan.model import DTYPE_BYTES, ModelFacts
 from hanmaru_operator.plan.node_fitness import fit_nodes, pool_refusal
@@ -269,8 +269,13 @@ def _choose(settled: _Settled, pool: EnginePool, serving: Serving) -> tuple[Fit,
             refusals.append(shape)
             continue
         if best is not None and (_is_enough(best) or shape.sizes.pipeline > best.shape.sizes.pipeline):
-            unneeded = _unneeded(settled, pool, best, shape)
-            lost += [] if unneeded is None else [_lost(shape, unneeded)]
+            if shape.sizes.ranks > best.shape.sizes.ranks:
+                lost.append(_lost(shape, _more_devices(best, shape, pool)))
+                if shape.sizes.pipeline > 1:
+                    break
+            elif is_possible(settled.facts, pool, _request(settled, shape), shape):
+                lost.append(_lost(shape, _unproven_layout(best, shape, pool)))
+                break
             continue
         found = fit(settled.facts, pool, _request(settled, shape), shape)
         if isinstance(found, Refusal):
@@ -309,18 +314,17 @@ def _too_few(found: Fit) -> Refusal:
     )
 
 
-def _unneeded(settled: _Settled, pool: EnginePool, best: Fit, shape: Shape) -> Refusal | None:
-    """None for layouts that nobody would ask about: stages that do not fit, or on more devices."""
-    mine, theirs = best.shape.sizes.ranks, shape.sizes.ranks
+def _more_devices(best: Fit, shape: Shape, pool: EnginePool) -> Refusal:
     noun = "nodes" if pool.is_cpu else "devices"
-    if shape.sizes.pipeline == best.shape.sizes.pipeline:
-        return Refusal(Reason.MORE_DEVICES, f"{theirs} {noun} where {mine} would do")
-    if theirs > mine or isinstance(fit(settled.facts, pool, _request(settled, shape), shape), Refusal):
-        return None
+    return Refusal(Reason.MORE_DEVICES, f"{shape.sizes.ranks} {noun} where {best.shape.sizes.ranks} would do")
+
+
+def _unproven_layout(best: Fit, shape: Shape, pool: EnginePool) -> Refusal:
+    noun = "nodes" if pool.is_cpu else "devices"
     return Refusal(
         Reason.UNPROVEN,
-        f"{theirs} {noun} beside {mine}, each layer inside one node; stages have not been run by this project: planned"
-        " when nothing else fits, or when asked for (serving.parallelism.pipeline)",
+        f"{shape.sizes.ranks} {noun} beside {best.shape.sizes.ranks}, each layer inside one node; stages have not been"
+        " run by this project: planned when nothing else fits, or when asked for (serving.parallelism.pipeline)",
     )
 
 

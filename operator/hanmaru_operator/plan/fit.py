@@ -85,69 +85,112 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class _Rank:
-    """The fullest rank of a layout: pipeline stages differ, and the engine takes the smallest pools of all."""
+    """What one pipeline stage puts on each of its devices."""
 
     weight_bytes: int
     cell: Cell
 
 
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One layout under trial. Stages differ; the engine takes the smallest pools of all."""
+
+    pool: EnginePool
+    request: Request
+    shape: Shape
+    ranks: tuple[_Rank, ...]
+    window: int
+
+    def budget(self, rank: _Rank, running: int, chunk: int) -> tuple[int, float | None]:
+        """Bytes for the pools of one rank, and the engine's memory fraction. SGLang: `_profile_available_bytes`."""
+        fraction, total = self.request.memory_fraction, self.pool.device_bytes
+        if self.pool.device is Device.CPU:
+            return int(total * (fraction or 1.0)) - CPU_ENGINE_BYTES - rank.weight_bytes, None
+        if self.pool.device is Device.NPU:
+            fraction = fraction or NPU_SHARE
+            return int(total * fraction) - rank.weight_bytes, fraction
+        free = total - DRIVER_BYTES
+        if free <= 0:
+            return -1, None
+        if fraction is None:
+            reserve = gpu_reserve_bytes(self.shape, running, chunk, drafts=self.request.draft_tokens is not None)
+            fraction = math.floor((1 - reserve / free) * 1000) / 1000
+        return int(free * fraction) - rank.weight_bytes if fraction > 0 else -1, fraction
+
+    def sliding_tokens(self, running: int, chunk: int) -> int:
+        """That the sliding pool of each attention rank must hold; SGLang divides chunks among copies of the layers."""
+        if not self.request.hybrid:
+            return 0
+        copies = self.shape.sizes.data
+        demand = Demand(
+            window=self.window,
+            page_size=self.request.page_size,
+            draft_tokens=1 if self.request.draft_tokens is None else self.request.draft_tokens + 1,
+            chunk_tokens=max(1, chunk // copies),
+            kept_tails=KEPT_TAILS,
+        )
+        return math.ceil(demand.tokens(-(-running // copies)) * _MARGIN) + 2 * self.request.page_size
+
+    def needed_tokens(self, running: int) -> int:
+        """Global tokens of one attention rank: the longest sequence, or its share of usual ones."""
+        each = min(USUAL_TOKENS, self.request.context_tokens)
+        return max(self.request.context_tokens, -(-running // self.shape.sizes.data) * each)
+
+    def holds(self, running: int, chunk: int) -> bool:
+        """Whether both pools of every stage hold what so many requests need."""
+        sliding = self.sliding_tokens(running, chunk)
+        wanted = self.needed_tokens(running) * _MARGIN + 3 * self.request.page_size
+        return all(
+            _global_room(rank.cell, self.budget(rank, running, chunk)[0], sliding) >= wanted for rank in self.ranks
+        )
+
+    def most_requests(self, chunk: int) -> int:
+        """Most running requests, in whole numbers for each copy of the attention layers; 0 when one does not fit."""
+        copies = self.shape.sizes.data
+        low, high = 0, max(1, (CPU_REQUESTS if self.pool.is_cpu else MOST_REQUESTS) // copies)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.holds(middle * copies, chunk):
+                low = middle
+            else:
+                high = middle - 1
+        return low * copies
+
+
 def fit(facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape) -> Fit | Refusal:
     """The layout's numbers, or how much is missing."""
-    ranks = _ranks(facts, shape, request)
-    smallest = min(CHUNKS[-1], max(1, request.context_tokens))
-    if not _holds(facts, pool, request, shape, ranks, 1, smallest):
-        return _too_small(facts, pool, request, shape, ranks)
-    best = 1, smallest
-    for chunk in _chunks(request.context_tokens):
-        running = _most_requests(facts, pool, request, shape, ranks, chunk)
+    trial = _trial(facts, pool, request, shape)
+    chunks = _chunks(request.context_tokens)
+    if not trial.holds(1, chunks[-1]):
+        return _too_small(trial, chunks[-1])
+    best = 1, chunks[-1]
+    for chunk in chunks:
+        running = trial.most_requests(chunk)
         if running > best[0]:
             best = running, chunk
         if running >= REASONABLE_REQUESTS * shape.sizes.data:
             break
-    return _result(facts, pool, request, shape, ranks, *best)
+    return _result(trial, *best)
 
 
-def reserve_bytes(pool: EnginePool, shape: Shape, running: int, chunk: int, *, drafts: bool) -> int:
-    """What the engine keeps for activations and graphs on one device.
+def is_possible(facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape) -> bool:
+    """Whether `fit` would find numbers."""
+    return _trial(facts, pool, request, shape).holds(1, _chunks(request.context_tokens)[-1])
 
-    On GPUs as SGLang estimates it (`handle_gpu_memory_settings`, `reserve_for_graph_mb`): 1.5 MiB for each token of a
-    chunk, 1 GiB for each 8 ranks, 2 MiB for each request in a graph, once more for the drafting layers' graphs.
+
+def gpu_reserve_bytes(shape: Shape, running: int, chunk: int, *, drafts: bool) -> int:
+    """What the engine keeps for activations and graphs on one GPU, as SGLang estimates it.
+
+    `handle_gpu_memory_settings` and `reserve_for_graph_mb`: 1.5 MiB for each token of a chunk, 1 GiB for each 8 ranks,
+    2 MiB for each request in a graph, once more for the drafting layers' graphs, and constants.
     """
-    if pool.device is not Device.CUDA:
-        return CPU_ENGINE_BYTES if pool.device is Device.CPU else 0
     graphs = running * (2 + (2 if drafts else 0) + (3 if shape.sizes.data > 1 else 0))
     return int(MIB * (512 + 512 + 1.5 * chunk + shape.sizes.ranks * 128 + graphs))
 
 
-def budget_bytes(
-    pool: EnginePool, request: Request, shape: Shape, weights: int, running: int, chunk: int
-) -> tuple[int, float | None]:
-    """For the pools of one rank, and the engine's memory fraction. SGLang: `_profile_available_bytes`."""
-    if pool.device is Device.CPU:
-        usable = pool.device_bytes * (request.memory_fraction or 1.0)
-        return int(usable) - CPU_ENGINE_BYTES - weights, None
-    if pool.device is Device.NPU:
-        fraction = request.memory_fraction or NPU_SHARE
-        return int(pool.device_bytes * fraction) - weights, fraction
-    free = pool.device_bytes - DRIVER_BYTES
-    if free <= 0:
-        return -1, None
-    reserve = reserve_bytes(pool, shape, running, chunk, drafts=request.draft_tokens is not None)
-    planned = math.floor((1 - reserve / free) * 1000) / 1000
-    fraction = request.memory_fraction or planned
-    return int(free * fraction) - weights if fraction > 0 else -1, fraction
-
-
-def needed_tokens(request: Request, running: int, copies: int) -> int:
-    """Global tokens of one attention rank: the longest sequence, or its share of usual ones."""
-    each = min(USUAL_TOKENS, request.context_tokens)
-    return max(request.context_tokens, -(-running // copies) * each)
-
-
-def _ranks(facts: ModelFacts, shape: Shape, request: Request) -> tuple[_Rank, ...]:
-    sizes = shape.sizes
-    drafts = request.draft_tokens is not None
-    return tuple(
+def _trial(facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape) -> _Trial:
+    sizes, drafts = shape.sizes, request.draft_tokens is not None
+    ranks = tuple(
         _Rank(
             stage_weight_bytes(facts, sizes, stage, with_mtp=drafts),
             cell(
@@ -161,29 +204,11 @@ def _ranks(facts: ModelFacts, shape: Shape, request: Request) -> tuple[_Rank, ..
         )
         for stage in range(sizes.pipeline)
     )
-
-
-def demand(facts: ModelFacts, request: Request, shape: Shape, chunk: int) -> Demand:
-    """On the sliding pool of one attention rank. SGLang divides chunks among the copies of the attention layers."""
-    return Demand(
-        window=facts.widest_window,
-        page_size=request.page_size,
-        draft_tokens=1 if request.draft_tokens is None else request.draft_tokens + 1,
-        chunk_tokens=max(1, chunk // shape.sizes.data),
-        kept_tails=KEPT_TAILS,
-    )
+    return _Trial(pool, request, shape, ranks, facts.widest_window)
 
 
 def _chunks(context_tokens: int) -> tuple[int, ...]:
-    return tuple(chunk for chunk in CHUNKS if chunk <= context_tokens) or (max(1, context_tokens),)
-
-
-def _sliding_tokens(facts: ModelFacts, request: Request, shape: Shape, running: int, chunk: int) -> int:
-    if not request.hybrid:
-        return 0
-    copies = shape.sizes.data
-    tokens = demand(facts, request, shape, chunk).tokens(-(-running // copies))
-    return math.ceil(tokens * _MARGIN) + 2 * request.page_size
+    return tuple(chunk for chunk in CHUNKS if chunk <= context_tokens) or (context_tokens,)
 
 
 def _global_room(each: Cell, budget: int, sliding: int) -> float:
@@ -196,68 +221,26 @@ def _global_room(each: Cell, budget: int, sliding: int) -> float:
     return (budget - sliding * each.sliding_bytes) / each.global_bytes
 
 
-def _holds(
-    facts: ModelFacts,
-    pool: EnginePool,
-    request: Request,
-    shape: Shape,
-    ranks: tuple[_Rank, ...],
-    running: int,
-    chunk: int,
-) -> bool:
-    sliding = _sliding_tokens(facts, request, shape, running, chunk)
-    wanted = needed_tokens(request, running, shape.sizes.data) * _MARGIN + 3 * request.page_size
-    for rank in ranks:
-        budget, _ = budget_bytes(pool, request, shape, rank.weight_bytes, running, chunk)
-        if _global_room(rank.cell, budget, sliding) < wanted:
-            return False
-    return True
-
-
-def _most_requests(
-    facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape, ranks: tuple[_Rank, ...], chunk: int
-) -> int:
-    """Most running requests, in whole numbers for each copy of the attention layers; 0 when one does not fit."""
-    copies = shape.sizes.data
-    low, high = 0, max(1, (CPU_REQUESTS if pool.is_cpu else MOST_REQUESTS) // copies)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _holds(facts, pool, request, shape, ranks, middle * copies, chunk):
-            low = middle
-        else:
-            high = middle - 1
-    return low * copies
-
-
-def _result(
-    facts: ModelFacts,
-    pool: EnginePool,
-    request: Request,
-    shape: Shape,
-    ranks: tuple[_Rank, ...],
-    running: int,
-    chunk: int,
-) -> Fit:
+def _result(trial: _Trial, running: int, chunk: int) -> Fit:
     """The engine's pools: of every stage the smallest. One memory fraction serves all stages."""
-    sliding = _sliding_tokens(facts, request, shape, running, chunk)
-    sized = []
-    for rank in ranks:
-        budget, fraction = budget_bytes(pool, request, shape, rank.weight_bytes, running, chunk)
-        sized.append((_global_room(rank.cell, budget, sliding), budget, fraction, rank))
-    room, budget, fraction, rank = min(sized, key=lambda entry: entry[0])
-    ratio = _ratio(sliding, room) if request.hybrid else None
+    request = trial.request
+    sliding = trial.sliding_tokens(running, chunk)
+    budgets = [(rank, *trial.budget(rank, running, chunk)) for rank in trial.ranks]
+    rank, budget, fraction = min(budgets, key=lambda entry: _global_room(entry[0].cell, entry[1], sliding))
+    ratio = _ratio(sliding, _global_room(rank.cell, budget, sliding)) if request.hybrid else None
     pools = pools_in_budget(rank.cell, budget, ratio or 0.0, request.page_size)
     limit = None
-    if pool.is_cpu:
-        limit = min(pools.global_tokens, _whole_pages(needed_tokens(request, running, shape.sizes.data), request))
+    if trial.pool.is_cpu:
+        # A share of the machine's memory means nothing in a pod, so the pools are given in tokens.
+        limit = min(pools.global_tokens, _whole_pages(trial.needed_tokens(running), request.page_size))
         ratio = _ratio(sliding, limit) if request.hybrid else None
         pools = pools_of_tokens(rank.cell, limit, ratio or 0.0, request.page_size)
     return Fit(
-        shape=shape,
+        shape=trial.shape,
         request=request,
         cell=rank.cell,
         pools=pools,
-        weight_bytes=max(other.weight_bytes for other in ranks),
+        weight_bytes=max(other.weight_bytes for other in trial.ranks),
         budget_bytes=budget,
         running_requests=running,
         chunk_tokens=chunk,
@@ -273,21 +256,16 @@ def _ratio(sliding: int, tokens: float) -> float:
     return min(1.0, round(math.ceil(sliding / tokens * step) / step, _RATIO_DIGITS))
 
 
-def _whole_pages(tokens: int, request: Request) -> int:
-    return -(-tokens // request.page_size) * request.page_size
+def _whole_pages(tokens: int, page_size: int) -> int:
+    return -(-tokens // page_size) * page_size
 
 
-def _too_small(
-    facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape, ranks: tuple[_Rank, ...]
-) -> Refusal:
-    chunk = min(CHUNKS[-1], max(1, request.context_tokens))
-    rank = max(ranks, key=lambda other: other.weight_bytes)
-    budget, _ = budget_bytes(pool, request, shape, rank.weight_bytes, 1, chunk)
-    sliding = _sliding_tokens(facts, request, shape, 1, chunk)
-    room = int(_global_room(rank.cell, budget, sliding) / _MARGIN)
-    message = f"{gib(rank.weight_bytes)} of weights on each device of {gib(pool.device_bytes)} leave "
+def _too_small(trial: _Trial, chunk: int) -> Refusal:
+    rank = max(trial.ranks, key=lambda other: other.weight_bytes)
+    budget, _ = trial.budget(rank, 1, chunk)
+    message = f"{gib(rank.weight_bytes)} of weights on each device of {gib(trial.pool.device_bytes)} leave "
     if budget <= 0:
-        message += "nothing for the cache"
-    else:
-        message += f"{gib(budget)} for the cache, which holds {room} tokens of {request.context_tokens}"
+        return Refusal(Reason.TOO_SMALL, message + "nothing for the cache")
+    room = int(_global_room(rank.cell, budget, trial.sliding_tokens(1, chunk)) / _MARGIN)
+    message += f"{gib(budget)} for the cache, which holds {room} tokens of {trial.request.context_tokens}"
     return Refusal(Reason.TOO_SMALL, message)

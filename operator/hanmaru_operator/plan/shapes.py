@@ -6,7 +6,7 @@ SGLang's (`models/exaone_moe.py`, `parallel_hook`, `validation_hook`, read in 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hanmaru_contracts.crd.v1alpha1.model_deployment import ServingParallelism
@@ -45,34 +45,25 @@ class Shape:
 
 
 def candidates(facts: ModelFacts, pool: EnginePool, wanted: ServingParallelism) -> Iterator[Shape | Refusal]:
-    """Layouts that divide: those without stages first, each kind from the fewest ranks up.
+    """Layouts that divide, made as they are asked for: those without stages first, each kind from the fewest ranks up.
 
     Refusals come only for sizes that were asked for.
     """
     data = wanted.data or 1
-    # Most sizes do not even divide the heads: they are left out before a sentence is made of it.
-    planned = (
-        size for size in range(data, min(facts.heads * data, MAX_RANKS) + 1, data) if facts.heads * data % size == 0
-    )
-    tensors = (wanted.tensor,) if wanted.tensor else tuple(planned)
-    stages = (wanted.pipeline,) if wanted.pipeline else (1, *PIPELINE_STAGES)
-    is_asked = wanted.tensor is not None
-    found: list[tuple[bool, int, Shape]] = []
-    for tensor in tensors:
-        refused = tensor_refusal(facts, tensor, data)
-        if refused is not None:
-            if is_asked:
-                yield refused
-            continue
-        for stage_count in stages:
-            if stage_count > 1 and not wanted.pipeline and not _fills_nodes(tensor, pool, is_asked=is_asked):
-                continue
-            shape = _shape(facts, pool, wanted, tensor, stage_count)
-            if isinstance(shape, Shape):
-                found.append((stage_count > 1, shape.sizes.ranks, shape))
-            elif is_asked:
-                yield shape
-    yield from (shape for _, _, shape in sorted(found, key=lambda entry: entry[:2]))
+    for stages in (wanted.pipeline,) if wanted.pipeline else (1, *PIPELINE_STAGES):
+        if wanted.tensor:
+            tensors: Iterable[int] = (wanted.tensor,)
+        elif stages > 1 and not wanted.pipeline:
+            # Stages are worth a thought only between whole nodes: inside one, splitting layers is better.
+            tensors = (pool.ranks_per_node,)
+        else:
+            # Most sizes do not even divide the heads: they are left out before a sentence is made of it.
+            most = min(facts.heads * data, MAX_RANKS)
+            tensors = (size for size in range(data, most + 1, data) if facts.heads * data % size == 0)
+        for tensor in tensors:
+            found = tensor_refusal(facts, tensor, data) or _shape(facts, pool, wanted, tensor, stages)
+            if isinstance(found, Shape) or wanted.tensor:
+                yield found
 
 
 def tensor_refusal(facts: ModelFacts, tensor: int, data: int) -> Refusal | None:
@@ -105,11 +96,6 @@ def tensor_refusal(facts: ModelFacts, tensor: int, data: int) -> Refusal | None:
     return None
 
 
-def _fills_nodes(tensor: int, pool: EnginePool, *, is_asked: bool) -> bool:
-    """Stages are worth a thought only between whole nodes: inside one, splitting layers is better."""
-    return is_asked or tensor == pool.ranks_per_node
-
-
 def _shape(
     facts: ModelFacts, pool: EnginePool, wanted: ServingParallelism, tensor: int, stages: int
 ) -> Shape | Refusal:
@@ -136,17 +122,13 @@ def _stages_refusal(facts: ModelFacts, pool: EnginePool, stages: int) -> Refusal
         return Refusal(Reason.LAYERS_DO_NOT_DIVIDE, f"pipeline={stages} is more than {facts.layers} layers")
     if facts.global_layers and facts.sliding_layers:
         for stage in range(stages):
-            part = facts.windows[slice(*_bounds(stage_layers(facts.layers, stages, stage)))]
-            if part.count(None) in (0, len(part)):
+            part = stage_layers(facts.layers, stages, stage)
+            if facts.windows[part.start : part.stop].count(None) in (0, len(part)):
                 return Refusal(
                     Reason.LAYERS_DO_NOT_DIVIDE,
                     f"pipeline={stages}: stage {stage} would have only sliding or only global layers",
                 )
     return None
-
-
-def _bounds(layers: range) -> tuple[int, int]:
-    return layers.start, layers.stop
 
 
 def _expert_size(facts: ModelFacts, pool: EnginePool, wanted: ServingParallelism, tensor: int) -> int | Refusal:
