@@ -13,6 +13,7 @@ GENERATORS = {
     "tools/generate_proto.py": "platform/hanmaru_gateway/grpc/generated",
     "tools/generate_api_reference.py": "docs/api.md",
     "tools/generate_crds.py": "charts/hanmaru-crds/templates",
+    "tools/generate_kinds_reference.py": "docs/kinds.md",
     "tools/generate_rbac.py": "charts/hanmaru/files",
 }
 
