@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,7 @@ OF_PROTOC = "generated"
 
 
 def _generators() -> dict[str, str]:
-    tree = ast.parse((ROOT / "tools/generate.py").read_text())
-    found = next(
-        node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "GENERATORS"
-    )  # type: ignore[attr-defined]
-    table: dict[str, str] = ast.literal_eval(found)
+    table: dict[str, str] = runpy.run_path(str(ROOT / "tools/generate.py"))["GENERATORS"]
     return table
 
 
