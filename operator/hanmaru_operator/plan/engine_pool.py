@@ -6,26 +6,16 @@ can hold such a replica is `node_fitness`'s.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from hanmaru_contracts.crd.v1alpha1.accelerator_pool import AcceleratorPoolSpec
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.wire.engine_spec import Device, EngineType
 
+from hanmaru_operator.quantity import parse_quantity
+
 CPU_RESOURCE = "cpu"
 NVIDIA_PREFIX = "nvidia.com/"
-_SUFFIXES = {
-    "": 1,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "Ki": 1 << 10,
-    "Mi": 1 << 20,
-    "Gi": 1 << 30,
-    "Ti": 1 << 40,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +51,7 @@ class EnginePool:
             name=name,
             resource=resource,
             device=_device(resource, spec.engine.type),
-            device_bytes=quantity_bytes(devices.memory),
+            device_bytes=int(parse_quantity(devices.memory)),
             ranks_per_node=1 if is_cpu else devices.per_node,
             devices_per_rank=devices.per_node if is_cpu else 1,
             engine=spec.engine.type,
@@ -87,15 +77,3 @@ def _device(resource: str, engine: EngineType) -> Device:
     if engine is EngineType.FURIOSA_LLM:
         return Device.NPU
     return Device.CUDA if resource.startswith(NVIDIA_PREFIX) else Device.NPU
-
-
-def quantity_bytes(text: str) -> int:
-    """A Kubernetes quantity such as `80Gi`, rounded down. Raises HanmaruError (CONFIGURATION)."""
-    number = text.rstrip("kKMGTi")
-    try:
-        value = float(number) * _SUFFIXES[text[len(number) :]]
-    except (ValueError, KeyError) as error:
-        raise HanmaruError(ErrorCode.CONFIGURATION, f"{text!r} is no amount of memory; write 80Gi") from error
-    if not math.isfinite(value) or value < 0:
-        raise HanmaruError(ErrorCode.CONFIGURATION, f"{text!r} is no amount of memory; write 80Gi")
-    return int(value)
