@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hanmaru_cluster.api import ApiError
 from hanmaru_cluster.control_plane import ControlPlane
-from hanmaru_contracts.crd.kinds import ACCELERATOR_POOL, MODEL_DEPLOYMENT, TENANT, Kind
+from hanmaru_contracts.crd.kinds import ACCELERATOR_POOL, API_VERSION, MODEL_DEPLOYMENT, TENANT, Kind
 from hanmaru_testing.cluster_fixtures import Kubectl
 from hanmaru_testing.crds import shipped
 from hanmaru_testing.examples import FOLDER, collection, example, kind_of
@@ -64,6 +66,15 @@ def test_an_example_is_accepted(name: str, control_plane: ControlPlane) -> None:
     manifest = example(name)
     control_plane.api.create(collection(kind_of(manifest), "default") + DRY, manifest)
     kind_of(manifest).spec.model_validate(manifest["spec"], extra="forbid")
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.parent.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_whole_setup_is_accepted(file: Path, control_plane: ControlPlane) -> None:
+    ours = [manifest for manifest in yaml.safe_load_all(file.read_text()) if manifest["apiVersion"] == API_VERSION]
+    assert ours
+    for manifest in ours:
+        manifest["metadata"].pop("namespace", None)  # a dry run needs one that is there
+        control_plane.api.create(collection(kind_of(manifest), "default") + DRY, manifest)
 
 
 def _schema(kind: Kind) -> dict[str, Any]:
