@@ -1,6 +1,6 @@
 """From objects as the API server sends them to what the operator keeps of them.
 
-The watch, the resync and `apply` (which reads its own writes) call `entry_of`; `objects` keeps the entries. Thousands of
+The watch, the resync and `apply` (which reads its own writes) call `entry_of`; `objects` keeps entries. Thousands of
 nodes and pods are held, so an entry is slim: no managed fields, no status but that of our three kinds, nothing of
 other people's objects beyond what counts for room on a node. Pure.
 """
@@ -220,14 +220,15 @@ def _pod_facts(raw: Manifest, key: ObjectKey, *, is_ours: bool) -> PodFacts:
         planned_node=NodeName(sys.intern(planned_node)) if planned_node else None,
         gates=tuple(sys.intern(gate["name"]) for gate in spec.get("schedulingGates") or ()),
         requests=pod_requests(spec),
-        is_ready=_is_true(status, "Ready"),
+        # Of others' pods only the room they take counts: what else happens to them is no news.
+        is_ready=is_ours and _is_true(status, "Ready"),
         is_terminating="deletionTimestamp" in metadata,
         has_ended=status.get("phase") in ("Succeeded", "Failed"),
         created_at=_time(metadata["creationTimestamp"]),
         gate_lifted_at=_time(lifted_at) if lifted_at else None,
         replica=ReplicaId(sys.intern(replica)) if replica else None,
         ordinal=_ordinal(labels),
-        is_evicted=_is_true(status, "DisruptionTarget"),
+        is_evicted=is_ours and _is_true(status, "DisruptionTarget"),
     )
 
 

@@ -68,6 +68,10 @@ class PodFacts:
     """When its condition Ready last became true. None: it is not ready."""
     ends_by: float | None = None
     """Its deletionTimestamp: when a pod that is terminating should be gone. None: it is not terminating."""
+    affinity_terms: int = 0
+    """Terms of its required node affinity, of a pod of ours: each is narrowed when its gate is lifted."""
+    report: str = ""
+    """Of a pod that read a model's facts: its termination message."""
 
 
 @dataclass(frozen=True, slots=True)
