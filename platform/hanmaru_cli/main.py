@@ -104,6 +104,70 @@ def key(arguments: tuple[str, ...]) -> None:
 
 
 @cli.command()
+@click.option(
+    "-f",
+    "files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="YAML with AcceleratorPools and ModelDeployments, and Nodes if you like; may be given several times.",
+)
+@click.option(
+    "--model-config",
+    "configs",
+    metavar="[SOURCE=]FILE",
+    multiple=True,
+    required=True,
+    help="A checkpoint's config.json. SOURCE: the repository, claim, image or pool it is for; without: all others.",
+)
+@click.option("--tokens", type=click.IntRange(1), default=8192, show_default=True, help="Length of a usual request.")
+@click.option(
+    "-o", "output", type=click.Choice(["table", "yaml", "json"]), default="table", show_default=True,
+    help="A table for people, or the engine specs.",
+)  # fmt: skip
+def plan(files: tuple[Path, ...], configs: tuple[str, ...], tokens: int, output: str) -> None:
+    """Show what the operator would plan, and why other layouts lost. Needs no cluster.
+
+    Sizes are calculated, not measured on your devices. Exit status 1: a deployment fits none of its pools.
+
+    \b
+    Examples:
+      hanmaru plan -f operator/examples/k-exaone-a100-40g.yaml \\
+        --model-config operator/examples/models/k-exaone-236b.json
+      kubectl get nodes -o yaml | hanmaru plan -f pools.yaml -f deployment.yaml -f /dev/stdin --model-config config.json
+    """
+    from hanmaru_cli import plan as program
+
+    def show() -> int:
+        status = 0
+        for line in program.run(files, program.configs_by_source(configs), tokens, output):
+            if isinstance(line, int):
+                status = line
+            else:
+                click.echo(line)
+        return status
+
+    _exit_with(show)
+
+
+@cli.command("model-facts")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder of a checkpoint.")
+@click.option("--repo", metavar="OWNER/NAME", help="Repository of a hub, instead of a folder.")
+@click.option("--revision", default="main", show_default=True, help="Branch, tag or commit of it.")
+@click.option("--endpoint", metavar="URL", default="https://huggingface.co", show_default=True, help="The hub.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="File with a token for the hub.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the line goes.  [default: standard output]")
+def model_facts(checkpoint: Path | None, repo: str | None, out: Path | None, **hub: object) -> None:
+    """Read a checkpoint's config.json and print what the planner must know of it, as one line of JSON.
+
+    Exit status 2: the file, the name or the rights are wrong; 1: the hub cannot be reached now.
+    """
+    from hanmaru_cli import model_facts as program
+
+    _exit_with(lambda: program.run(checkpoint, repo, out, **hub))  # type: ignore[arg-type]
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the shell's completion script, for instance: eval "$(hanmaru completion bash)"."""

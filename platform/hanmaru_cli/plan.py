@@ -78,6 +78,11 @@ def run(files: Sequence[Path], configs: Mapping[str, Path], tokens: int, output:
     yield 0 if fitting == set(documents.deployments) else 1
 
 
+def configs_by_source(given: Iterable[str]) -> dict[str, Path]:
+    """`[SOURCE=]FILE` as given on the command line; "" for a file without a source."""
+    return {source: Path(file) for source, _, file in (one.rpartition("=") for one in given)}
+
+
 def read(files: Iterable[Path]) -> Documents:
     """All documents of our kinds, and nodes. Raises HanmaruError (CONFIGURATION)."""
     documents = Documents()

@@ -33,6 +33,8 @@ KEPT_TAILS = 64
 """Finished prefixes whose sliding ends stay: prefix caching works for so many conversations. A choice."""
 CHUNKS = (4096, 2048, 1024, 512)
 """Prefill chunks, best first. SGLang's default on 80 GB is 8,192, whose reserve takes 6 GiB more from the cache."""
+CPU_CHUNK = 2048
+"""One forward pass must stay far below the seconds after which an engine counts as hung."""
 _MARGIN = 1.0001
 """The ratio of the pools is written with seven digits, and both are cut to whole pages."""
 _RATIO_DIGITS = 7
@@ -160,7 +162,7 @@ class _Trial:
 def fit(facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape) -> Fit | Refusal:
     """The layout's numbers, or how much is missing."""
     trial = _trial(facts, pool, request, shape)
-    chunks = _chunks(request.context_tokens)
+    chunks = _chunks(pool, request.context_tokens)
     if not trial.holds(1, chunks[-1]):
         return _too_small(trial, chunks[-1])
     best = 1, chunks[-1]
@@ -175,7 +177,7 @@ def fit(facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape) -> 
 
 def is_possible(facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape) -> bool:
     """Whether `fit` would find numbers."""
-    return _trial(facts, pool, request, shape).holds(1, _chunks(request.context_tokens)[-1])
+    return _trial(facts, pool, request, shape).holds(1, _chunks(pool, request.context_tokens)[-1])
 
 
 def gpu_reserve_bytes(shape: Shape, running: int, chunk: int, *, drafts: bool) -> int:
@@ -207,8 +209,9 @@ def _trial(facts: ModelFacts, pool: EnginePool, request: Request, shape: Shape) 
     return _Trial(pool, request, shape, ranks, facts.widest_window)
 
 
-def _chunks(context_tokens: int) -> tuple[int, ...]:
-    return tuple(chunk for chunk in CHUNKS if chunk <= context_tokens) or (context_tokens,)
+def _chunks(pool: EnginePool, context_tokens: int) -> tuple[int, ...]:
+    most = min(context_tokens, CPU_CHUNK) if pool.is_cpu else context_tokens
+    return tuple(chunk for chunk in CHUNKS if chunk <= most) or (context_tokens,)
 
 
 def _global_room(each: Cell, budget: int, sliding: int) -> float:
