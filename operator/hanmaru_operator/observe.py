@@ -229,7 +229,22 @@ def _pod_facts(raw: Manifest, key: ObjectKey, *, is_ours: bool) -> PodFacts:
         replica=ReplicaId(sys.intern(replica)) if replica else None,
         ordinal=_ordinal(labels),
         is_evicted=is_ours and _is_true(status, "DisruptionTarget"),
+        affinity_terms=_affinity_terms(spec) if is_ours else 0,
+        report=_report(status) if labels.get(names.LABEL_COMPONENT) == names.COMPONENT_MODEL_FACTS else "",
     )
+
+
+def _affinity_terms(spec: Mapping[str, Any]) -> int:
+    required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    return len((required or {}).get("nodeSelectorTerms") or ())
+
+
+def _report(status: Mapping[str, Any]) -> str:
+    """What its only container said when it ended; empty while it runs."""
+    states = [container.get("state") or {} for container in status.get("containerStatuses") or ()]
+    return next((ended["terminated"].get("message", "") for ended in states if "terminated" in ended), "")
 
 
 def _ordinal(labels: Mapping[str, str]) -> int | None:
