@@ -18,7 +18,7 @@ from typing import TypeVar, TypeVarTuple, Unpack, cast
 from hanmaru_contracts import keys
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import log_event
-from hanmaru_contracts.names import RequestId
+from hanmaru_contracts.names import ModelId, RequestId
 
 from hanmaru_gateway.admission.bounds import Bounds
 from hanmaru_gateway.admission.fields import parse_request
@@ -43,6 +43,7 @@ from hanmaru_gateway.request import (
     Stream,
 )
 from hanmaru_gateway.routing.registry import Registry, StoreState
+from hanmaru_gateway.routing.routes import pick_model, shares
 from hanmaru_gateway.routing.snapshot import RequestFacts, ServedModel
 from hanmaru_gateway.settlement import Settlements
 from hanmaru_gateway.tracing import Stage, Tracing
@@ -53,6 +54,8 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 UNASKED_SHARE = 4
+_DRAW_DIGITS = 15
+"""Of a request's id, which is random: they choose among the models of a shared route, the same way however often."""
 LONG_BODY_BYTES = 16 * 1024
 """Above it parsing, rendering and tokenising take more than a few milliseconds, and leave the event loop."""
 
@@ -109,8 +112,17 @@ class Flow:
     def models(self, authorization: str | None) -> list[ModelInfo]:
         """The models the caller may use and that have a worker, by route. Raises HanmaruError."""
         identity = self.identify(authorization)
-        served = [model for model in self._registry.fleet.models.values() if identity.may_call(model.id)]
-        return sorted((ModelInfo(m.route, m.context_tokens) for m in served), key=lambda info: info.route)
+        fleet = self._registry.fleet
+        by_route: dict[str, list[ModelId]] = {}
+        for model in sorted(fleet.models.values(), key=lambda model: (model.route, model.id)):
+            if identity.may_call(model.id):
+                by_route.setdefault(model.route, []).append(model.id)
+        return [
+            # A request may go to any of them.
+            ModelInfo(route, min(model.context_tokens for model, _ in sharing))
+            for route, models in by_route.items()
+            if (sharing := shares(fleet, route, models))
+        ]
 
     async def run(self, call: Call) -> Answer:
         """Serve one request. Raises HanmaruError, and nothing else but cancellation.
@@ -138,7 +150,7 @@ class Flow:
             identity = directory.identify(call.authorization, self._wall_now())
         trace.identified(identity.tenant)
         request = await self._parse(call)
-        model = self._find_model(identity, request.route)
+        model = self._find_model(identity, request.route, request_id)
         life.model = model.id
         trace.asked(request)
         with trace.stage(Stage.TOKENISE):
@@ -194,16 +206,17 @@ class Flow:
             return parse_request(call.kind, call.body, self._bounds)
         return await self._apart(parse_request, call.kind, call.body, self._bounds)
 
-    def _find_model(self, identity: Identity, route: str) -> ServedModel:
+    def _find_model(self, identity: Identity, route: str, request: RequestId) -> ServedModel:
         """The served model behind the route. A forbidden one and an unknown one look the same."""
         fleet = self._registry.fleet
         allowed = [model for model in fleet.routes.get(route, ()) if identity.may_call(model)]
         if self._registry.state is not StoreState.FRESH:
             raise _store_away()
-        for model in allowed:
-            if model in fleet.models:
-                return fleet.models[model]
-        if allowed or any(route in (ref.name, ref.id) for ref in identity.spec.models):
+        model = pick_model(fleet, route, allowed, int(request[-_DRAW_DIGITS:], 16)) if allowed else None
+        if model is not None:
+            return model
+        # Where nobody owns routes, a model whose worker never came is known by the tenant's spec alone.
+        if allowed or (fleet.weights is None and any(route in (ref.name, ref.id) for ref in identity.spec.models)):
             raise no_worker(route)
         raise HanmaruError(
             ErrorCode.MODEL_NOT_FOUND,

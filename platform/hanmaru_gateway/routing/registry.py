@@ -3,7 +3,8 @@
 `run` polls; `flow` asks for a model, takes a `Seat` on a worker for each exchange, and says when a worker broke one.
 A lease that is gone makes its worker take nothing at once; that it has been gone for a whole lease more ends the
 exchanges that still wait on it. While Redis is away the last view holds as long as leases could, and no exchange ends
-for it. Leaves out: which worker is best (`policies`).
+for it. Where an operator has said whose a route is, a worker of any other model takes nothing under it.
+Leaves out: which model of a route (`routes`) and which worker is best (`policies`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hanmaru_contracts import redis_keys
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import ModelId, ReplicaId
+from hanmaru_contracts.wire.directory import Routes, read_routes
 from hanmaru_contracts.wire.worker import LEASE_MS, WorkerRecord, unseal
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -121,6 +123,10 @@ class Registry:
         self._replicas: dict[Place, _Replica] = {}
         self._models: dict[ModelId, list[ReplicaId]] = {}
         self._routes: dict[str, set[ModelId]] = {}
+        """Told by workers."""
+        self._owned: Routes | None = None
+        """Told by the operator; None until it ever was."""
+        self._owned_version: bytes | None = None
         self._read_s: float | None = None
         self._is_away = False
         self._fleet = Fleet()
@@ -207,12 +213,16 @@ class Registry:
             places = [(model, replica) for model, replicas in self._models.items() for replica in replicas]
             models = list(self._models)
             async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.get(redis_keys.ROUTES_VERSION)
                 pipe.smembers(redis_keys.MODELS)
                 for model in models:
                     pipe.zrange(redis_keys.workers(model), 0, -1)
                 for model, replica in places:
                     pipe.get(redis_keys.worker_lease(model, replica))
-                answers = await pipe.execute()
+                version, *answers = await pipe.execute()
+            # None: never written, or an emptied Redis; whoever owns the table restores it, and it holds meanwhile.
+            if version is not None and version != self._owned_version:
+                await self._read_routes()
             known = dict(zip(models, answers[1 : 1 + len(models)], strict=True))
             leases = dict(zip(places, answers[1 + len(models) :], strict=True))
             found = {ModelId(name): _texts(known.get(ModelId(name), ())) for name in _texts(answers[0])}
@@ -224,6 +234,19 @@ class Registry:
             if not grew:
                 break
         return leases
+
+    async def _read_routes(self) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.get(redis_keys.ROUTES_VERSION)
+            pipe.hgetall(redis_keys.ROUTES)
+            version, entries = await pipe.execute()
+        if version is None:
+            return
+        self._owned, broken = read_routes(entries)
+        self._owned_version = version
+        for route in broken:
+            log_event(log, logging.ERROR, "routes.entry_broken", route=route)
+        log_event(log, logging.INFO, "routes.loaded", routes=len(self._owned))
 
     def _see(self, place: Place, sealed: bytes | None, now: float) -> None:
         if sealed is None:
@@ -262,7 +285,7 @@ class Registry:
     def _view(self) -> Fleet:
         records: dict[ModelId, list[WorkerRecord]] = {}
         for (model, _), replica in self._replicas.items():
-            if replica.record is not None and not replica.record.draining:
+            if replica.record is not None and not replica.record.draining and self._may_serve(replica.record):
                 records.setdefault(model, []).append(replica.record)
         for model in self._fleet.models.keys() - records.keys():
             self._meters.workers(model, 0)
@@ -272,7 +295,12 @@ class Registry:
             self._meters.workers(model, len(served.workers) if served else 0)
             if served:
                 models[model] = served
-        return Fleet(models, {route: tuple(sorted(ids)) for route, ids in self._routes.items()})
+        routes = self._routes if self._owned is None else self._owned
+        return Fleet(models, {route: tuple(sorted(ids)) for route, ids in routes.items()}, self._owned)
+
+    def _may_serve(self, record: WorkerRecord) -> bool:
+        """Whether the route under which the worker registered is its model's."""
+        return self._owned is None or record.model in self._owned.get(record.route, {})
 
     def _served(self, model: ModelId, live: Iterable[WorkerRecord]) -> ServedModel | None:
         """The model by its most common artifact: during a rollout two may differ, and token ids belong to one."""

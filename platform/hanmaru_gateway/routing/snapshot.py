@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hanmaru_contracts.names import ModelId, ReplicaId
+from hanmaru_contracts.wire.directory import Routes
 from hanmaru_contracts.wire.worker import WorkerRecord
 
 
@@ -46,8 +47,11 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Every served model, and every route ever seen, with the models behind it."""
+    """Every served model, and every route that is owned or was ever seen, with the models behind it."""
 
     models: Mapping[ModelId, ServedModel] = field(default_factory=dict)
     routes: Mapping[str, tuple[ModelId, ...]] = field(default_factory=dict)
     """In order of model id; a route outlives its workers, so that it can be told from one nobody knows."""
+    weights: Routes | None = None
+    """The owners' models of each route, by weight: no other model is in `models` or `routes`. None: nobody owns
+    routes, and workers are believed."""

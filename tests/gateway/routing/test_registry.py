@@ -13,6 +13,7 @@ import pytest
 from hanmaru_contracts import redis_keys
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_contracts.names import ModelId
+from hanmaru_contracts.wire.directory import routes_table
 from hanmaru_contracts.wire.worker import LEASE_MS, Load
 from hanmaru_gateway.meters import Meters
 from hanmaru_gateway.routing.registry import Registry, StoreState
@@ -224,6 +225,78 @@ async def test_an_emptied_redis_ends_no_waiting_while_workers_come_back(bench: B
     await bench.poll(10.0)
     assert not seat.is_lost
     assert bench.names() == ["w0"]
+
+
+THIEF = ModelId("blue/tiny")
+
+
+async def _own(bench: Bench, routes: dict[str, dict[ModelId, int]]) -> None:
+    """Say, as the operator does, whose the routes are."""
+    table = routes_table(routes)
+    async with bench.admin.pipeline(transaction=True) as pipe:
+        pipe.delete(table.key)
+        if table.entries:
+            pipe.hset(table.key, mapping=dict(table.entries))
+        pipe.set(table.version_key, table.digest)
+        await pipe.execute()
+
+
+async def test_while_nobody_owns_routes_workers_are_believed(bench: Bench) -> None:
+    await bench.worker().write()
+    await bench.worker(model=THIEF).write()
+    await bench.poll()
+    assert bench.registry.fleet.routes == {"tiny": (THIEF, MODEL)}
+    assert bench.registry.fleet.weights is None
+
+
+async def test_who_registers_under_anothers_route_takes_nothing(bench: Bench) -> None:
+    await bench.worker().write()
+    await bench.worker(model=THIEF).write()
+    await bench.worker("w1", route="unclaimed").write()
+    await _own(bench, {"tiny": {MODEL: 100}, "idle": {ModelId("local/idle"): 5}})
+    await bench.poll()
+    assert bench.names() == ["w0"], "nor does a worker of the owner under a name nobody claimed"
+    assert bench.taking(THIEF) == []
+    assert bench.registry.fleet.routes == {"tiny": (MODEL,), "idle": (ModelId("local/idle"),)}
+
+
+async def test_a_route_that_changes_hands_does_so_in_one_poll(bench: Bench) -> None:
+    await bench.worker().write()
+    await bench.worker(model=THIEF).write()
+    await _own(bench, {"tiny": {MODEL: 100}})
+    await bench.poll()
+    await _own(bench, {"tiny": {THIEF: 100}})
+    await bench.poll()
+    assert bench.taking() == []
+    assert [one.replica for one in bench.taking(THIEF)] == ["w0"]
+    await _own(bench, {})
+    await bench.poll()
+    assert not bench.registry.fleet.models
+
+
+async def test_a_broken_entry_gives_its_route_to_nobody(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    await bench.worker().write()
+    await bench.worker("w1", model="local/large", route="large").write()
+    await _own(bench, {"tiny": {MODEL: 100}, "large": {ModelId("local/large"): 1}})
+    await bench.admin.hset(redis_keys.ROUTES, "tiny", "{broken")
+    await bench.poll()
+    await bench.poll()
+    assert list(bench.registry.fleet.models) == ["local/large"]
+    assert [record.getMessage() for record in caplog.records].count("routes.entry_broken") == 1
+
+
+async def test_owners_stay_while_redis_is_emptied(bench: Bench) -> None:
+    one, thief = bench.worker(), bench.worker(model=THIEF)
+    await _own(bench, {"tiny": {MODEL: 100}})
+    for worker_ in (one, thief):
+        await worker_.write()
+    await bench.poll()
+    await bench.admin.flushall()
+    for worker_ in (one, thief):
+        await worker_.write()
+    await bench.poll()
+    assert bench.names() == ["w0"]
+    assert bench.taking(THIEF) == []
 
 
 async def test_two_artifacts_of_one_model_are_never_mixed(bench: Bench) -> None:
