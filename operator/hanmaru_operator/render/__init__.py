@@ -1,0 +1,1 @@
+"""Spec in, manifests out: every object the operator makes, pure. No client, no clock, no environment."""

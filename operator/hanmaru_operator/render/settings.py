@@ -1,0 +1,39 @@
+"""`RenderSettings`: what an installation of the operator decides about the pods it makes.
+
+`main` builds it once from the operator's own settings. What a pool or a deployment decides is in their specs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hanmaru_contracts.wire.engine_spec import EngineType
+
+
+@dataclass(frozen=True, slots=True)
+class RenderSettings:
+    """One for a process. Whatever of it stands in a pod template is kept in the revision's snapshot."""
+
+    worker_images: Mapping[EngineType, str]
+    """The worker's image where a pool names none; the revision keeps the one it began with."""
+    operator_image: str
+    """The operator's own image: model-facts pods run it."""
+    redis_url: str
+    """Where workers register, without credentials: `redis://host:port/0`."""
+    redis_user: str = ""
+    """The workers' Redis user. Empty: Redis asks for none."""
+    has_redis_password: bool = False
+    """Whether that user has a password, given with each replica's secrets."""
+    trace_endpoint: str = ""
+    """OTLP gRPC endpoint of the engines' spans, `http://host:4317`. Empty: no tracing."""
+    gateway_namespace: str = "hanmaru"
+    """Where the gateways' pods are: they may reach the engines."""
+    gateway_pod_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the gateways' pods. Empty: every pod of that namespace."""
+    metrics_namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the namespaces that may fetch the workers' metrics. Empty: none."""
+    image_pull_policy: str = ""
+    """Of the pods' containers. Empty: the cluster's default."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets that a deployment's namespace holds for the images above."""

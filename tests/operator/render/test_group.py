@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hanmaru_contracts import names
+from hanmaru_contracts.names import ReplicaId
+from hanmaru_operator.render.bundle import Bundle, Placement, read_bundle, render_controller_revision
+from hanmaru_operator.render.group import ReplicaSecrets, replica_manifests
+from hanmaru_operator.render.identity import REPLICA_ID_MAX_CHARS, first_pods_selector, replica_id
+from hanmaru_operator.render.pod import REPLICA
+from hanmaru_testing.rendered import OWNER, SETTINGS, cpu_bundle, gpu_bundle, npu_bundle
+from hypothesis import given
+from hypothesis import strategies as st
+
+REPLICA_0 = ReplicaId("k-exaone-abcde")
+SECRETS = ReplicaSecrets(b"k" * 32, "hunter2")
+BUNDLES = [gpu_bundle(), cpu_bundle(), npu_bundle()]
+IDS = ["gpu", "cpu", "npu"]
+
+
+def made(bundle: Bundle, placement: Placement | None = None, **settings: Any) -> dict[str, dict[str, Any]]:
+    found = replica_manifests(bundle, OWNER, REPLICA_0, SECRETS, replace(SETTINGS, **settings), placement)
+    return {manifest["kind"]: manifest for manifest in found}
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=IDS)
+def test_every_object_has_the_replicas_name_and_goes_with_the_deployment(bundle: Bundle) -> None:
+    for manifest in made(bundle).values():
+        metadata = manifest["metadata"]
+        assert (metadata["name"], metadata["namespace"]) == (REPLICA_0, "team")
+        assert "finalizers" not in metadata
+        (owner,) = metadata["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == ("ModelDeployment", "uid-1", True)
+        assert owner["blockOwnerDeletion"] is False
+        assert metadata["labels"][names.LABEL_MANAGED_BY] == names.MANAGED_BY
+        assert metadata["labels"][names.LABEL_REPLICA] == REPLICA_0
+        assert REPLICA not in json.dumps(manifest)
+
+
+def test_a_snapshot_of_last_year_renders_the_same_pods() -> None:
+    """Whatever today's code would make of the specs: pods come from what was kept."""
+    kept = render_controller_revision(gpu_bundle(), OWNER)
+    kept["data"]["podTemplate"]["spec"]["hostname"] = "made-by-an-older-operator"
+    bundle = read_bundle(json.loads(json.dumps(kept)))
+    assert bundle is not None
+    template = made(bundle)["StatefulSet"]["spec"]["template"]
+    assert template["spec"]["hostname"] == "made-by-an-older-operator"
+    assert json.dumps(template) == json.dumps(
+        made(bundle, redis_url="redis://moved:1/0")["StatefulSet"]["spec"]["template"]
+    )
+
+
+def test_ranks_start_together_and_are_replaced_by_nobody() -> None:
+    spec = made(gpu_bundle())["StatefulSet"]["spec"]
+    assert (spec["replicas"], spec["podManagementPolicy"]) == (2, "Parallel")
+    assert spec["updateStrategy"] == {"type": "OnDelete"}
+    assert spec["serviceName"] == REPLICA_0
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_ranks_find_each_other_before_they_are_ready() -> None:
+    spec = made(gpu_bundle())["Service"]["spec"]
+    assert spec["clusterIP"] == "None"
+    assert spec["publishNotReadyAddresses"]
+
+
+def test_pods_go_to_the_pools_present_nodes() -> None:
+    def terms(placement: Placement | None) -> Any:
+        spec = made(gpu_bundle(), placement)["StatefulSet"]["spec"]["template"]["spec"]
+        affinity = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        return affinity["nodeSelectorTerms"], spec.get("priorityClassName"), spec.get("schedulerName")
+
+    kept = [{"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["a100"]}]}]
+    assert terms(None) == (kept, None, None)
+    now = [{"matchExpressions": [{"key": "rack", "operator": "Exists"}]}]
+    assert terms(Placement(tuple(now), "high", "mine")) == (now, "high", "mine")
+
+
+def test_the_replicas_secrets_are_its_own_and_never_change() -> None:
+    secret = made(gpu_bundle())["Secret"]
+    assert secret["immutable"]
+    told = {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
+    assert told == {"replica-key": (b"k" * 32).hex(), "redis-password": "hunter2"}
+    assert "hunter2" not in repr(SECRETS)
+    assert "kkk" not in repr(SECRETS)
+    without = replica_manifests(gpu_bundle(), OWNER, REPLICA_0, ReplicaSecrets(b"k" * 32), SETTINGS)
+    (alone,) = [manifest for manifest in without if manifest["kind"] == "Secret"]
+    assert [*alone["data"]] == ["replica-key"]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=IDS)
+def test_no_secret_leaves_the_secret(bundle: Bundle) -> None:
+    others = [manifest for kind, manifest in made(bundle).items() if kind != "Secret"]
+    texts = json.dumps([others, render_controller_revision(bundle, OWNER)])
+    for secret in ("hunter2", (b"k" * 32).hex(), base64.b64encode(b"hunter2").decode()):
+        assert secret not in texts
+
+
+def test_the_account_has_no_token() -> None:
+    assert made(gpu_bundle())["ServiceAccount"]["automountServiceAccountToken"] is False
+
+
+def test_nobody_evicts_a_rank_alone() -> None:
+    spec = made(gpu_bundle())["PodDisruptionBudget"]["spec"]
+    assert spec == {"maxUnavailable": 0, "selector": {"matchLabels": {names.LABEL_REPLICA: REPLICA_0}}}
+
+
+def test_only_the_group_gateways_and_metrics_get_in() -> None:
+    policy = made(gpu_bundle())["NetworkPolicy"]["spec"]
+    group = {"matchLabels": {names.LABEL_REPLICA: REPLICA_0}}
+    assert policy == {
+        "podSelector": group,
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"from": [{"podSelector": group}]},
+            {
+                "from": [
+                    {
+                        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "hanmaru"}},
+                        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "gateway"}},
+                    }
+                ],
+                "ports": [{"port": 30000, "protocol": "TCP"}],
+            },
+            {
+                "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+                "ports": [{"port": 30100, "protocol": "TCP"}],
+            },
+        ],
+    }
+
+
+def test_without_a_metrics_namespace_nobody_fetches_metrics() -> None:
+    ingress = made(gpu_bundle(), metrics_namespace_labels={})["NetworkPolicy"]["spec"]["ingress"]
+    assert not [rule for rule in ingress if {"port": 30100, "protocol": "TCP"} in rule.get("ports", [])]
+
+
+@given(name=st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True))
+def test_a_replicas_name_is_a_label_and_leaves_room_for_its_pods(name: str) -> None:
+    found = replica_id(name, "x7k2p")
+    assert len(found) <= REPLICA_ID_MAX_CHARS
+    assert found.endswith("-x7k2p")
+    assert "--x7k2p" not in found
+    assert name.startswith(found.removesuffix("-x7k2p"))
+
+
+def test_an_autoscaler_counts_replicas_not_pods() -> None:
+    assert first_pods_selector("md") == f"{names.LABEL_DEPLOYMENT}=md,{names.LABEL_POD_INDEX}=0"
