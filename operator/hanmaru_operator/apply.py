@@ -18,8 +18,8 @@ from hanmaru_contracts.errors import ErrorCode, HanmaruError
 
 from hanmaru_operator.api_errors import Conflict, Invalid, NotFound
 from hanmaru_operator.cluster import Cluster, JsonPatch, Propagation, key_of
-from hanmaru_operator.observe import Entry, entry_of
 from hanmaru_operator.objects import Store
+from hanmaru_operator.observe import Entry, entry_of
 from hanmaru_operator.types import Manifest, ObjectKey
 
 UNWATCHED_BELIEVED_S = 3600.0

@@ -79,10 +79,12 @@ class Cluster:
         self._time_left_s = time_left_s
         self._count = count_request
 
-    async def pages(self, kind: str, *, namespace: str = "", labels: str = "") -> AsyncIterator[Page]:
+    async def pages(
+        self, kind: str, *, namespace: str = "", labels: str = "", page_objects: int = PAGE_OBJECTS
+    ) -> AsyncIterator[Page]:
         """All objects of a kind, in pages of one consistent list. Raises ClusterError; Gone: begin anew."""
         api = self._allowed(kind, "list", namespace)
-        query: dict[str, str] = {"limit": str(PAGE_OBJECTS)} | ({"labelSelector": labels} if labels else {})
+        query: dict[str, str] = {"limit": str(page_objects)} | ({"labelSelector": labels} if labels else {})
         while True:
             answer = await self._send("list", "GET", api.path(namespace), query)
             metadata = answer["metadata"]
