@@ -229,9 +229,18 @@ def _pod_facts(raw: Manifest, key: ObjectKey, *, is_ours: bool) -> PodFacts:
         replica=ReplicaId(sys.intern(replica)) if replica else None,
         ordinal=_ordinal(labels),
         is_evicted=is_ours and _is_true(status, "DisruptionTarget"),
+        ready_at=_ready_at(status) if is_ours else None,
+        ends_by=_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         affinity_terms=_affinity_terms(spec) if is_ours else 0,
         report=_report(status) if labels.get(names.LABEL_COMPONENT) == names.COMPONENT_MODEL_FACTS else "",
     )
+
+
+def _ready_at(status: Mapping[str, Any]) -> float | None:
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "Ready" and condition["status"] == "True" and condition.get("lastTransitionTime"):
+            return _time(condition["lastTransitionTime"])
+    return None
 
 
 def _affinity_terms(spec: Mapping[str, Any]) -> int:
