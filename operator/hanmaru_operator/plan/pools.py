@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from hanmaru_contracts.crd.schema import LabelRequirement
 from hanmaru_contracts.crd.v1alpha1.accelerator_pool import NodeSelectorTerm
+
 from hanmaru_operator.types import NodeFacts, NodeName, PoolName
 
 Labels = Mapping[str, str]
