@@ -386,6 +386,8 @@ class ModelDeploymentStatus(Schema):
     """The generation of the spec it speaks of."""
     revision: Text = ""
     """The newest revision: a hash of what was written and the engine's image."""
+    restarted_at: Text = ""
+    """The annotation `serving.hanmaru.dev/restarted-at` that it speaks of: an annotation changes no generation."""
     revisions: Annotated[tuple[RevisionStatus, ...], Field(max_length=16)] = ()
     """Replicas by revision."""
     pools: Annotated[tuple[DeploymentPoolStatus, ...], Field(max_length=16)] = ()
