@@ -24,6 +24,8 @@ from hanmaru_operator.types import Manifest, ObjectKey
 
 UNWATCHED_BELIEVED_S = 3600.0
 """How long a Secret in a user's namespace, which we may write but not read, is believed to be as it was sent."""
+_NEVER_AGAIN = 2**63
+"""A version that no object reaches."""
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
@@ -106,6 +108,24 @@ class Applier:
             await self._cluster.delete(seen.key, uid=seen.uid, propagation=propagation, grace_period_s=grace_period_s)
         except Conflict:
             return
+
+    async def delete_at_once(self, seen: Entry) -> None:
+        """Delete an object without finalizers, and believe it: no late event brings it back into the store.
+
+        A plan made on what was read before the watch tells would delete and make the same things twice.
+        """
+        await self.delete(seen)
+        self._store.remove(seen.key, seen.uid, _NEVER_AGAIN)
+
+    async def delete_unwatched(self, key: ObjectKey, owner_uid: str) -> None:
+        """Delete an object that we may not read, if that owner controls it."""
+        test = {"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": owner_uid}
+        try:
+            answer = await self._cluster.patch(key, [test])
+            await self._cluster.delete(key, uid=answer["metadata"]["uid"])
+        except (NotFound, Invalid, Conflict):
+            pass  # gone, or another's
+        self._unwatched.pop(key, None)
 
     async def prune(self, stale: Iterable[Entry]) -> None:
         """Delete what is not wanted any more; what is being deleted is not asked again."""

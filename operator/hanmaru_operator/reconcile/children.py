@@ -1,0 +1,130 @@
+"""Carries out a deployment's plan: its revisions, its replicas' objects, and what is left over of either.
+
+`deployments` calls it after planning; it decides nothing about counts. Objects come before the StatefulSet whose pods
+need them, and go after its last pod: a NetworkPolicy must not go while a replica drains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hanmaru_contracts import keys, names
+from hanmaru_contracts.names import ReplicaId
+
+from hanmaru_operator import kinds
+from hanmaru_operator.apply import Applier
+from hanmaru_operator.objects import Store
+from hanmaru_operator.observe import Entry
+from hanmaru_operator.reconcile.options import Asker, Choice
+from hanmaru_operator.reconcile.view import View
+from hanmaru_operator.render.bundle import Bundle, placement_of, revision_manifests
+from hanmaru_operator.render.group import ReplicaSecrets, replica_manifests
+from hanmaru_operator.render.identity import Owner
+from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_operator.types import (
+    CreateReplica,
+    DeleteReplica,
+    ObjectKey,
+    PoolName,
+    ReplicaFacts,
+    ReplicaPlan,
+    RestartGroup,
+    Revision,
+)
+
+_OF_REVISIONS = frozenset({kinds.CONTROLLER_REVISIONS.kind, kinds.CONFIG_MAPS.kind})
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What replicas' secrets are made of."""
+
+    platform_secret: bytes = field(repr=False)
+    worker_redis_password: str | None = field(default=None, repr=False)
+
+
+class Children:
+    """The objects of deployments."""
+
+    def __init__(self, *, store: Store, view: View, applier: Applier, settings: RenderSettings, trust: Trust) -> None:
+        self._store = store
+        self._view = view
+        self._applier = applier
+        self._settings = settings
+        self._trust = trust
+
+    async def carry_out(
+        self, asker: Asker, choices: Sequence[Choice], replicas: Sequence[ReplicaFacts], plan: ReplicaPlan
+    ) -> None:
+        """Make the cluster so. Raises ClusterError, ForeignObject."""
+        owner = asker.owner
+        bundles = {(bundle.pool, bundle.revision): bundle for bundle in asker.bundles}
+        bundles |= {(choice.bundle.pool, choice.bundle.revision): choice.bundle for choice in choices if choice.bundle}
+        deleted = {step.id for step in plan.steps if isinstance(step, DeleteReplica)}
+        staying = [replica for replica in replicas if not replica.is_terminating and replica.id not in deleted]
+        created = [step for step in plan.steps if isinstance(step, CreateReplica)]
+        current = {(choice.bundle.pool, choice.bundle.revision) for choice in choices if choice.bundle}
+        used = current | {(r.pool, r.revision) for r in replicas} | {(step.pool, step.revision) for step in created}
+        for place in sorted(used & bundles.keys()):
+            for manifest in revision_manifests(bundles[place], owner):
+                await self._applier.ensure(manifest)
+        for step in plan.steps:
+            if isinstance(step, DeleteReplica):
+                await self._delete(owner, step.id)
+            elif isinstance(step, RestartGroup):
+                await self._restart(owner, step.id)
+        for replica in staying:
+            await self._ensure(owner, replica.id, bundles.get((replica.pool, replica.revision)))
+        for step in created:
+            await self._ensure(owner, step.id, bundles[step.pool, step.revision])
+        await self._tidy(owner, used, {replica.id for replica in replicas} | {step.id for step in created})
+
+    async def _ensure(self, owner: Owner, replica: ReplicaId, bundle: Bundle | None) -> None:
+        """Have a replica's objects be as its revision says; without a snapshot, whose hand deleted it, they stay."""
+        if bundle is None:
+            return
+        pool = self._view.pool_spec(bundle.pool)
+        secrets = ReplicaSecrets(
+            keys.replica_key(self._trust.platform_secret, owner.model, replica), self._trust.worker_redis_password
+        )
+        placement = placement_of(pool) if pool is not None else None
+        for manifest in replica_manifests(bundle, owner, replica, secrets, self._settings, placement):
+            await self._applier.ensure(manifest)
+
+    async def _delete(self, owner: Owner, replica: ReplicaId) -> None:
+        """Its pods get SIGTERM and drain; the garbage collector does that, so nobody has to wait."""
+        entry = self._store.get(ObjectKey(kinds.STATEFUL_SETS.kind, owner.namespace, replica))
+        if entry is not None and entry.owner_uid == owner.uid:
+            await self._applier.delete_at_once(entry)
+
+    async def _restart(self, owner: Owner, replica: ReplicaId) -> None:
+        await self._applier.prune(self._store.pods_of(owner.namespace, replica))
+
+    async def _tidy(
+        self, owner: Owner, used: Collection[tuple[PoolName, Revision]], replicas: Collection[ReplicaId]
+    ) -> None:
+        """Take away what belongs to replicas whose last pod is gone, and to revisions that nobody runs."""
+        children = [c for c in self._store.children(owner.namespace, owner.name) if c.owner_uid == owner.uid]
+        stale = [c for c in children if _replica(c) is not None and _replica(c) not in replicas]
+        for replica in sorted({found for c in stale if (found := _replica(c)) is not None}):
+            # First of all, because Secrets are not watched: the others remember the replica until it is gone.
+            await self._applier.delete_unwatched(ObjectKey(kinds.SECRETS.kind, owner.namespace, replica), owner.uid)
+        await self._applier.prune(stale)
+        await self._applier.prune(_stale_revisions(children, used))
+
+
+def _replica(child: Entry) -> ReplicaId | None:
+    label = child.labels.get(names.LABEL_REPLICA)
+    return ReplicaId(label) if label else None
+
+
+def _stale_revisions(children: Iterable[Entry], used: Collection[tuple[PoolName, Revision]]) -> list[Entry]:
+    return [
+        child
+        for child in children
+        if child.key.kind in _OF_REVISIONS
+        and names.LABEL_REVISION in child.labels
+        and names.LABEL_REPLICA not in child.labels
+        and (PoolName(child.labels.get(names.LABEL_POOL, "")), Revision(child.labels[names.LABEL_REVISION])) not in used
+    ]
