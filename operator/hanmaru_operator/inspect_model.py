@@ -18,9 +18,8 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import IO
 from urllib.parse import quote, urljoin, urlsplit
 
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
@@ -146,13 +145,15 @@ def _follow(url: str, token: str | None, deadline: float, now: Callable[[], floa
     raise _wrong(f"{home} redirects more than {MAX_REDIRECTS} times")
 
 
-def _read_answer(answer: IO[bytes], deadline: float, now: Callable[[], float]) -> bytes:
+def _read_answer(answer: HTTPResponse, deadline: float, now: Callable[[], float]) -> bytes:
     body = b""
     while len(body) <= MAX_CONFIG_BYTES:
         if now() > deadline:
             raise _unreachable(f"config.json took longer than {TOTAL_TIMEOUT_S:.0f} s")
         # `read1` returns what has come; `read` would wait for the whole amount.
-        part = answer.read1(1 << 16)  # type: ignore[attr-defined]
+        part = answer.read1(1 << 16)
+        if not part and answer.length:
+            raise _unreachable(f"the answer ended {answer.length} bytes too early")
         if not part:
             return body
         body += part

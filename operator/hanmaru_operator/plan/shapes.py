@@ -50,7 +50,9 @@ def candidates(facts: ModelFacts, pool: EnginePool, wanted: ServingParallelism) 
     Refusals come only for sizes that were asked for.
     """
     data = wanted.data or 1
-    for stages in (wanted.pipeline,) if wanted.pipeline else (1, *PIPELINE_STAGES):
+    # Who fixes the tensor group has fixed the devices: stages are not added to it unasked.
+    unasked = (1,) if wanted.tensor else (1, *PIPELINE_STAGES)
+    for stages in (wanted.pipeline,) if wanted.pipeline else unasked:
         if wanted.tensor:
             tensors: Iterable[int] = (wanted.tensor,)
         elif stages > 1 and not wanted.pipeline:

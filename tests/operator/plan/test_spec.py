@@ -1,0 +1,85 @@
+"""What a plan says is what the workers read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hanmaru_contracts.crd.v1alpha1.model_deployment import Serving
+from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
+from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, EngineType
+from hanmaru_operator.plan.engine import EnginePlan, plan_engine
+from hanmaru_operator.plan.engine_pool import EnginePool
+from hanmaru_operator.plan.spec import Naming, engine_spec
+from hanmaru_testing.planning import engine_pool, model, pool_spec
+
+NAMING = Naming(
+    model=ModelRef(namespace="team", name="k"),
+    route="k-exaone",
+    checkpoint="/model",
+    startup_timeout_s=3600,
+    drain_timeout_s=90,
+    extra_args=("--schedule-policy", "lpm"),
+)
+
+
+def spec_of(name: str, pool: EnginePool, **serving: Any) -> tuple[EngineSpec, EnginePlan]:
+    plan = plan_engine(model(name), pool, Serving.model_validate(serving))
+    assert isinstance(plan, EnginePlan)
+    return engine_spec(plan, model(name), pool, NAMING), plan
+
+
+def test_a_gpu_engine_fills_its_devices_by_share() -> None:
+    spec, plan = spec_of("k-exaone", engine_pool("40Gi"))
+    assert (spec.device, spec.engine, spec.dtype) == (Device.CUDA, EngineType.SGLANG, "bfloat16")
+    assert spec.parallelism.ranks == 16
+    assert spec.kv_cache.max_total_tokens is None
+    assert spec.kv_cache.memory_fraction == plan.fit.memory_fraction
+    assert spec.kv_cache.sliding_tokens_ratio == plan.fit.sliding_ratio
+    assert (spec.draft_tokens, spec.max_running_requests) == (3, plan.fit.running_requests)
+    assert (spec.reasoning_parser, spec.tool_call_parser) == ("qwen3", "hermes")
+    assert set(spec.features) == {"mtp", "hybrid-kv", "expert-parallel", "reasoning", "tools"}
+
+
+def test_a_cpu_engine_gets_tokens_instead() -> None:
+    pool = engine_pool("6Gi", 2, resource="cpu", dtypes=("float32",), features=("hybrid-kv",))
+    spec, plan = spec_of("tiny", pool, contextTokens=16_384)
+    assert (spec.device, spec.dtype) == (Device.CPU, "float32")
+    assert spec.kv_cache.max_total_tokens == plan.global_tokens
+    assert spec.kv_cache.memory_fraction is None
+
+
+def test_an_npu_engine_is_named_with_its_device() -> None:
+    pool = engine_pool(
+        "48Gi", resource="furiosa.ai/rngd", engine="FuriosaLLM", dtypes=("nvfp4",), features=(), context=49_483
+    )
+    spec, _ = spec_of("k-exaone-nvfp4", pool)
+    assert (spec.device, spec.engine, spec.draft_tokens) == (Device.NPU, EngineType.FURIOSA_LLM, None)
+    assert spec.context_tokens == 49_483
+
+
+@pytest.mark.parametrize(("features", "hybrid"), [(("hybrid-kv",), True), ((), False)])
+def test_one_pool_is_asked_for_where_a_pool_offers_no_hybrid_cache(features: tuple[str, ...], hybrid: bool) -> None:
+    spec, _ = spec_of("k-exaone", engine_pool(features=features))
+    assert spec.kv_cache.hybrid is hybrid
+    assert ("hybrid-kv" in spec.features) is hybrid
+    assert (spec.kv_cache.sliding_tokens_ratio is not None) is hybrid
+
+
+def test_the_pools_flags_come_before_the_deployments() -> None:
+    spec = pool_spec().model_dump(by_alias=True) | {"engine": {"type": "SGLang", "args": ["--cpu-offload-gb", "1"]}}
+    pool = EnginePool.from_spec("p", type(pool_spec()).model_validate(spec))
+    found, _ = spec_of("k-exaone", pool)
+    assert found.extra_args == ("--cpu-offload-gb", "1", "--schedule-policy", "lpm")
+
+
+def test_a_model_of_another_family_gets_no_parsers() -> None:
+    import dataclasses
+
+    facts = dataclasses.replace(model("tiny"), model_type="llama")
+    pool = engine_pool()
+    plan = plan_engine(facts, pool, Serving())
+    assert isinstance(plan, EnginePlan)
+    spec = engine_spec(plan, facts, pool, NAMING)
+    assert (spec.reasoning_parser, spec.tool_call_parser) == (None, None)
+    assert not {"reasoning", "tools"} & set(spec.features)
