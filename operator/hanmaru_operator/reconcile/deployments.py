@@ -213,7 +213,7 @@ class DeploymentReconciler:
     def _with_room(
         self, entry: Entry, facts: DeploymentFacts, choices: tuple[Choice, ...]
     ) -> tuple[DeploymentFacts, tuple[Choice, ...]]:
-        """The same with the pools' room, which costs more than all the rest and is of no use to a deployment at rest."""
+        """The same with the pools' room, which costs more than all the rest; nothing at rest needs it."""
         key = entry.key
         if is_at_rest(facts):
             self._wants_room.discard(key)
