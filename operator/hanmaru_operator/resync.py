@@ -22,8 +22,8 @@ from hanmaru_operator.watch import Followed
 _log = logging.getLogger(__name__)
 
 RESYNC_INTERVAL_S = 600.0
-QUIET_S = 0.5
-"""How long a kind must be quiet before it is listed; kopf's own pages of a list come faster."""
+QUIET_S = 3.0
+"""How long a kind must be quiet before it is listed again: kopf's pages of a long list come faster than that."""
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
 _LISTS_AT_ONCE = 3
@@ -52,6 +52,8 @@ class Resync:
         self._due: dict[str, float] = {}
         self._wake = {kind: asyncio.Event() for kind in self._follow}
         self._pending = set(self._follow)
+        """Kinds not yet listed in this round."""
+        self._again: set[str] = set()
         self._round_ended = asyncio.Event()
         self._slots = asyncio.Semaphore(_LISTS_AT_ONCE)
         self._missing: set[str] = set()
@@ -65,8 +67,10 @@ class Resync:
 
     def uncertain(self, kind: str) -> None:
         """Objects of the kind may have vanished unheard: list it as soon as it has been quiet for a moment."""
-        self._due[kind] = self._clock() + QUIET_S
-        self._wake[kind].set()
+        if kind in self._pending:  # this round's list is not put off by what kopf finds at its start
+            self._again.add(kind)
+        else:
+            self._list_at(kind, self._clock() + QUIET_S)
 
     async def await_kinds(self) -> None:
         """Return when the API server serves every kind: kopf looks for them only when it starts."""
@@ -80,12 +84,17 @@ class Resync:
                 group.create_task(self._keep(one), name=f"resync {one.api.kind}")
             group.create_task(self._rounds(), name="resync rounds")
 
+    def _list_at(self, kind: str, due: float) -> None:
+        if kind not in self._due:  # else it wakes by itself, and sees that it is later now
+            self._wake[kind].set()
+        self._due[kind] = due
+
     async def _rounds(self) -> None:
         while True:
             self._pending = set(self._follow)
             self._round_ended.clear()
             for kind in self._follow:
-                self.uncertain(kind)
+                self._list_at(kind, self._clock())
             await self._round_ended.wait()
             self.is_synced = True
             log_event(_log, logging.INFO, "resync.ended", objects=sum(self._store.counts().values()))
@@ -100,6 +109,9 @@ class Resync:
                 del self._due[kind]
                 await self._insist(one, self._list)
             self._pending.discard(kind)
+            if kind in self._again:
+                self._again.discard(kind)
+                self.uncertain(kind)
             if not self._pending:
                 self._round_ended.set()
 
@@ -145,6 +157,6 @@ class Resync:
             entries: list[Entry] = []
             version = 0
             async for page in self._cluster.pages(kind, namespace=namespace, labels=one.labels):
-                entries += [entry_of(kind, raw) for raw in page.items]
+                entries += [entry_of(kind, raw) for raw in page.items()]
                 version = page.resource_version
             self._store.replace(kind, entries, version, namespace=namespace)
