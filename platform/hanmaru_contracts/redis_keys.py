@@ -43,6 +43,11 @@ def quota(tenant: TenantId, limit: str) -> str:
     return f"hm:{{t:{tenant}}}:quota:{limit}"
 
 
+def running(tenant: TenantId, limit: str) -> str:
+    """Sorted set: reservation key of a running request -> when its place lapses unless renewed (Redis's ms)."""
+    return f"hm:{{t:{tenant}}}:running:{limit}"
+
+
 def reservation(tenant: TenantId, request: RequestId) -> str:
     """What one admitted request still holds; whoever deletes it settles it, so it is settled once."""
     return f"hm:{{t:{tenant}}}:reservation:{request}"
@@ -70,6 +75,7 @@ ACL_RULES: dict[str, tuple[str, ...]] = {
         *_CONNECTION,
         "+multi", "+exec", "+discard", "+eval", "+evalsha", "+script|load",
         "+get", "+mget", "+set", "+del", "+exists", "+expire", "+pexpire", "+smembers", "+zrange", "+zrangebyscore",
+        "+zadd", "+zcard", "+zrem", "+zremrangebyscore",
         "+hgetall", "+hget", "+hmget", "+hset", "+hdel", "+hincrby", "+hincrbyfloat",
     ),
     "operator": (

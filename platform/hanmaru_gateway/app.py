@@ -137,7 +137,7 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
                 missing.append("tenants")
             return missing
 
-        running = [tenants.run(), registry.run(), renderers.run(), settlements.run()]
+        running = [tenants.run(), registry.run(), renderers.run(), quota.run(), settlements.run()]
         if settings.tenants_file is not None:
             running.append(TenantFileSource(redis, settings.tenants_file).run())
         loops = [asyncio.create_task(loop) for loop in running]

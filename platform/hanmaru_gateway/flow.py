@@ -23,7 +23,7 @@ from hanmaru_contracts.names import ModelId, RequestId
 from hanmaru_gateway.admission.bounds import Bounds
 from hanmaru_gateway.admission.fields import parse_request
 from hanmaru_gateway.admission.identity import Directory
-from hanmaru_gateway.admission.quota import Quota, matching_limits, most_output_tokens
+from hanmaru_gateway.admission.quota import Quota, matching_limits, most_output_tokens, places_of, tightest_context
 from hanmaru_gateway.admission.tenants import TenantStore
 from hanmaru_gateway.admission.vocabulary import check_against_model
 from hanmaru_gateway.dispatch.dispatcher import RETRY_AFTER_S, Dispatcher, Job, no_worker
@@ -119,7 +119,7 @@ class Flow:
                 by_route.setdefault(model.route, []).append(model.id)
         return [
             # A request may go to any of them.
-            ModelInfo(route, min(model.context_tokens for model, _ in sharing))
+            ModelInfo(route, min(_context(identity, model).tokens for model, _ in sharing))
             for route, models in by_route.items()
             if (sharing := shares(fleet, route, models))
         ]
@@ -159,10 +159,11 @@ class Flow:
         output_tokens = fit_output(
             request,
             prompt_tokens=len(token_ids),
-            context_tokens=model.context_tokens,
+            context=_context(identity, model),
             unasked_tokens=self._unasked(identity, model),
         )
         check_against_model(request, vocabulary_tokens=renderer.vocabulary_tokens, output_tokens=output_tokens)
+        limits = matching_limits(identity, model.id)
         with trace.stage(Stage.ADMISSION):
             reservation = await self._admit(
                 life,
@@ -173,8 +174,9 @@ class Flow:
                     request=request_id,
                     prompt_tokens=len(token_ids),
                     output_tokens=output_tokens * request.n,
-                    limits=tuple(limit.name for limit in matching_limits(identity, model.id)),
+                    limits=tuple(limit.name for limit in limits),
                     rate=RateState(),
+                    places=places_of(limits),
                 ),
             )
         job = Job(
@@ -317,23 +319,41 @@ def offered_tools(tools: object, choice: object) -> list[object] | None:
     return tools
 
 
-def fit_output(request: ParsedRequest, *, prompt_tokens: int, context_tokens: int, unasked_tokens: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Context:
+    """How long a request may be, and what says so."""
+
+    tokens: int
+    limit: str | None = None
+    """The tenant's limit that says so. None: the model's own context."""
+
+
+def fit_output(request: ParsedRequest, *, prompt_tokens: int, context: Context, unasked_tokens: int) -> int:
     """The most tokens each of the request's answers may have; at least 1.
 
     What was asked for must fit in the context behind the prompt; what was not asked for is made to fit, and to
     `unasked_tokens`. Raises HanmaruError (CONTEXT_LENGTH_EXCEEDED) with both numbers.
     """
-    room = context_tokens - prompt_tokens
+    room = context.tokens - prompt_tokens
     asked = request.max_output_tokens
     if room < (asked or 1):
         wanted = f" and {asked} of output" if asked is not None else ""
+        bound = f"limit `{context.limit}` allows a context of" if context.limit else "this model's context is"
         raise HanmaruError(
             ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-            f"this model's context is {context_tokens} tokens, but the prompt has {prompt_tokens} tokens{wanted}; "
+            f"{bound} {context.tokens} tokens, but the prompt has {prompt_tokens} tokens{wanted}; "
             "shorten the prompt or ask for less output",
             param="messages" if request.kind is Kind.CHAT else "prompt",
         )
     return asked if asked is not None else max(1, min(room, unasked_tokens // request.n))
+
+
+def _context(identity: Identity, model: ServedModel) -> Context:
+    """The smaller of the model's context and what the tenant's limits allow of it."""
+    limit = tightest_context(identity, model.id)
+    if limit is None or limit.context_tokens is None or limit.context_tokens >= model.context_tokens:
+        return Context(model.context_tokens)
+    return Context(limit.context_tokens, limit.name)
 
 
 def _require_caller() -> None:

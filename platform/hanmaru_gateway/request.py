@@ -88,6 +88,8 @@ class Reservation:
     limits: tuple[str, ...]
     """Names of the limits that were charged."""
     rate: RateState
+    places: tuple[str, ...] = ()
+    """Names of the limits in which it takes a place among the requests that run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class Settlements:
 
     def add(self, reservation: Reservation, *, prompt_tokens: int, output_tokens: int) -> None:
         """The request has ended. Never waits and never fails: requests are being torn down when they call it."""
+        self._quota.ended(reservation)
         self._queue.append(_Ended(reservation, prompt_tokens, output_tokens, self._now()))
         self._meters.charged(
             reservation.tenant, reservation.model, prompt_tokens=prompt_tokens, output_tokens=output_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
-from hanmaru_gateway.flow import fit_output, offered_tools
+from hanmaru_gateway.flow import Context, fit_output, offered_tools
 from hanmaru_gateway.request import Kind, ParsedRequest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,10 +26,10 @@ def test_output_always_fits_behind_the_prompt(
 ) -> None:
     if prompt + (tokens or 1) > context:
         with pytest.raises(HanmaruError, match=f"{context} tokens, .*{prompt} tokens") as raised:
-            fit_output(asked(tokens, n), prompt_tokens=prompt, context_tokens=context, unasked_tokens=unasked)
+            fit_output(asked(tokens, n), prompt_tokens=prompt, context=Context(context), unasked_tokens=unasked)
         assert raised.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
         return
-    output = fit_output(asked(tokens, n), prompt_tokens=prompt, context_tokens=context, unasked_tokens=unasked)
+    output = fit_output(asked(tokens, n), prompt_tokens=prompt, context=Context(context), unasked_tokens=unasked)
     assert output >= 1
     assert prompt + output <= context
     assert tokens is None or output == tokens

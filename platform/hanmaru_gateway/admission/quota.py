@@ -11,6 +11,11 @@ so that it fits; one that asks for more than a bucket can ever hold is refused f
 not used and charges what was used beyond. It happens once: whoever deletes the reservation's key settles it. A
 reservation that nobody settles expires, and its buckets have long refilled by then.
 
+A limit on requests that run at the same time is a set of places. A request takes one with the same call, and gives it
+back when it is settled; `run` renews the places of this process's requests, so that those of a gateway that died lapse
+by themselves. A place is given back a moment after the caller has its answer, so a full set is asked again shortly
+before anybody is refused.
+
 Exact in whole numbers: a level counts tokens times 60,000, so that a limit of r a minute refills r units a millisecond.
 Without limits there is no call to Redis, so a tenant without limits does not notice here that Redis is gone.
 """
@@ -18,25 +23,32 @@ Without limits there is no call to Redis, so a tenant without limits does not no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from hanmaru_contracts.crd.v1alpha1.tenant import Limit
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import ModelId, RequestId
-from hanmaru_contracts.redis_keys import quota, reservation
+from hanmaru_contracts.redis_keys import quota, reservation, running
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from hanmaru_gateway.admission.script_lane import Script, ScriptLane
+from hanmaru_gateway.admission.script_lane import GROUP, Script, ScriptLane
 from hanmaru_gateway.request import Identity, RateState, Reservation
 
 CALL_TIMEOUT_S = 0.8
 """For one exchange with Redis."""
 RESERVATION_LIFE_S = 3600.0
 """Longer than any request runs. Buckets live as long, so that a reservation never outlives the bucket it charged."""
+
+PLACE_LIFE_S = 30.0
+"""After its last renewal. A gateway that is killed holds its requests' places for so long."""
+PLACE_RENEW_S = 10.0
+_PLACE_PATIENCE_S = (0.05, 0.1)
+"""Waits before asking again for a place: settlements are gathered for 20 ms before they are written."""
 
 _T = TypeVar("_T")
 
@@ -45,18 +57,31 @@ _SCALE = 60_000
 _MOST_PER_MINUTE = 10**11
 """Levels stay below 2**53, where Lua's numbers are exact."""
 _RETRY_AFTER_S = 1.0
-"""When Redis is gone."""
+"""When Redis is gone, or when no place is free: nobody knows when a running request ends."""
+_PLACES = 4
+"""What stands for a unit in the answer of a script that found no place."""
 
-# KEYS: the reservation, then a hash for each limit. ARGV: life in ms, what is needed of each unit, then for each limit
-# its rate a minute of each unit (0: unlimited).
+# KEYS: the reservation, then a hash for each limit, then a set for each limit with places. ARGV: life in ms, what is
+# needed of each unit, how many limits, life of a place in ms, then for each limit its rate a minute of each unit
+# (0: unlimited), then the places of each set.
 # Answer when charged: 1, then the new level for each limit and unit (0 where unlimited).
-# Answer when not: 0, the wait in ms until everything needed is there, then limit, unit and level that take longest.
+# Answer when not: 0, the wait in ms until everything needed is there, then limit (or set), unit (4: places) and level
+# that take longest.
 _RESERVE = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local names = {'requests', 'input', 'output'}
+local last = 1 + ARGV[5]
 local levels, wait, blocked = {}, 0, nil
-for i = 2, #KEYS do
+for i = last + 1, #KEYS do
+  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
+  local running = redis.call('ZCARD', KEYS[i])
+  if running >= tonumber(ARGV[6 + (last - 1) * 3 + i - last]) then
+    wait = 1000
+    blocked = {0, wait, i - last, 4, running}
+  end
+end
+for i = 2, last do
   local kept = redis.call('HMGET', KEYS[i], 'at', 'requests', 'input', 'output')
   -- A clock that jumped back refills nothing but goes on from there; one that jumped ahead refills one bucket at most.
   local elapsed = now - (tonumber(kept[1]) or now)
@@ -65,7 +90,7 @@ for i = 2, #KEYS do
     redis.call('HSET', KEYS[i], 'at', string.format('%.0f', now))
   end
   for u = 1, 3 do
-    local rate = tonumber(ARGV[4 + (i - 2) * 3 + u])
+    local rate = tonumber(ARGV[6 + (i - 2) * 3 + u])
     local level = 0
     if rate > 0 then
       local need = tonumber(ARGV[1 + u]) * 60000
@@ -81,10 +106,10 @@ for i = 2, #KEYS do
   end
 end
 if blocked then return blocked end
-for i = 2, #KEYS do
+for i = 2, last do
   local fields = {'at', string.format('%.0f', now)}
   for u = 1, 3 do
-    if tonumber(ARGV[4 + (i - 2) * 3 + u]) > 0 then
+    if tonumber(ARGV[6 + (i - 2) * 3 + u]) > 0 then
       fields[#fields + 1] = names[u]
       fields[#fields + 1] = string.format('%.0f', levels[(i - 2) * 3 + u])
     end
@@ -92,16 +117,22 @@ for i = 2, #KEYS do
   redis.call('HSET', KEYS[i], unpack(fields))
   redis.call('PEXPIRE', KEYS[i], ARGV[1] + 60000)
 end
+for i = last + 1, #KEYS do
+  redis.call('ZADD', KEYS[i], string.format('%.0f', now + ARGV[6]), KEYS[1])
+  redis.call('PEXPIRE', KEYS[i], ARGV[6])
+end
 redis.call('SET', KEYS[1], ARGV[3] .. ' ' .. ARGV[4], 'PX', ARGV[1])
 table.insert(levels, 1, 1)
 return levels
 """
 
-# KEYS as above. ARGV: what to add to the levels of input and output. No clock: refilling before or after an addition
-# gives the same level in the end, and the next reservation caps it.
+# KEYS as above. ARGV: what to add to the levels of input and output, and how many limits. No clock: refilling before or
+# after an addition gives the same level in the end, and the next reservation caps it.
 _SETTLE = """
 if redis.call('DEL', KEYS[1]) == 0 then return 0 end
-for i = 2, #KEYS do
+local last = 1 + ARGV[3]
+for i = last + 1, #KEYS do redis.call('ZREM', KEYS[i], KEYS[1]) end
+for i = 2, last do
   local kept = redis.call('HMGET', KEYS[i], 'input', 'output')
   if kept[1] then redis.call('HINCRBY', KEYS[i], 'input', ARGV[1]) end
   if kept[2] then redis.call('HINCRBY', KEYS[i], 'output', ARGV[2]) end
@@ -110,19 +141,40 @@ return 1
 """
 
 
+# KEYS: the reservation, then its sets. ARGV: life of a place in ms. What was settled meanwhile is left alone.
+_RENEW = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+for i = 2, #KEYS do
+  redis.call('ZADD', KEYS[i], string.format('%.0f', now + ARGV[1]), KEYS[1])
+  redis.call('PEXPIRE', KEYS[i], ARGV[1])
+end
+return 1
+"""
+
+
 _reserve = Script(_RESERVE)
 _settle = Script(_SETTLE)
+_renew = Script(_RENEW)
 
 
 class Quota:
     """Charges tenants' limits in one Redis."""
 
     def __init__(
-        self, redis: Redis, *, timeout_s: float = CALL_TIMEOUT_S, reservation_life_s: float = RESERVATION_LIFE_S
+        self,
+        redis: Redis,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        reservation_life_s: float = RESERVATION_LIFE_S,
+        place_life_s: float = PLACE_LIFE_S,
     ) -> None:
         self._redis = redis
         self._timeout_s = timeout_s
         self._life_ms = math.ceil(reservation_life_s * 1000)
+        self._place_life_ms = math.ceil(place_life_s * 1000)
+        self._in_places: dict[RequestId, Reservation] = {}
         self._reservations = ScriptLane(redis, _reserve, timeout_s=timeout_s)
 
     async def reserve(
@@ -143,15 +195,61 @@ class Quota:
         for limit in limits:
             _require_that_it_can_fit(limit, needs)
         rates = [_rates(limit) for limit in limits]
-        keys = [reservation(identity.tenant, request), *(quota(identity.tenant, limit.name) for limit in limits)]
-        arguments = [self._life_ms, *needs, *(rate for three in rates for rate in three)]
-        answer = cast("list[int]", await self._within_deadline(self._reservations.call(keys, arguments)))
+        held = Reservation(
+            identity.tenant,
+            model,
+            request,
+            prompt_tokens,
+            output_tokens,
+            tuple(limit.name for limit in limits),
+            RateState(),
+            places_of(limits),
+        )
+        bounds = [limit.concurrency for limit in limits if limit.concurrency is not None]
+        arguments = [
+            *(self._life_ms, *needs, len(limits), self._place_life_ms),
+            *(rate for three in rates for rate in three),
+            *bounds,
+        ]
+        answer = await self._charge(_keys(held), arguments)
         if answer[0] == 0:
-            _, wait_ms, limit_number, unit_number, level = answer
-            raise _exceeded(limits[limit_number - 1], unit_number - 1, needs, level, wait_ms)
-        names = tuple(limit.name for limit in limits)
-        rate_state = _rate_state(rates, answer[1:])
-        return Reservation(identity.tenant, model, request, prompt_tokens, output_tokens, names, rate_state)
+            _, wait_ms, number, unit, level = answer
+            if unit == _PLACES:
+                raise _no_place(held.places[number - 1], bounds[number - 1])
+            raise _exceeded(limits[number - 1], unit - 1, needs, level, wait_ms)
+        held = replace(held, rate=_rate_state(rates, answer[1:]))
+        if held.places:
+            self._in_places[request] = held
+        return held
+
+    async def _charge(self, keys: list[str], arguments: list[int]) -> list[int]:
+        """The script's answer; no free place is an answer only after a little patience."""
+        for patience_s in (*_PLACE_PATIENCE_S, None):
+            answer = cast("list[int]", await self._within_deadline(self._reservations.call(keys, arguments)))
+            if answer[0] == 1 or answer[3] != _PLACES or patience_s is None:
+                break
+            await asyncio.sleep(patience_s)
+        return answer
+
+    def ended(self, held: Reservation) -> None:
+        """The request runs no more; its places are renewed no longer. It is still to be settled."""
+        self._in_places.pop(held.request, None)
+
+    async def run(self) -> None:
+        """Renew the places of running requests, until cancelled; a Redis that is away is waited out."""
+        while True:
+            await asyncio.sleep(PLACE_RENEW_S)
+            with contextlib.suppress(HanmaruError):
+                await self.renew_places()
+
+    async def renew_places(self) -> None:
+        """Keep the places of all running requests for another while. Raises STORE_UNAVAILABLE."""
+        calls = [
+            ([reservation(held.tenant, held.request), *_place_keys(held)], [self._place_life_ms])
+            for held in self._in_places.values()
+        ]
+        for group in (calls[start : start + GROUP] for start in range(0, len(calls), GROUP)):
+            await self._within_deadline(_call_all(self._redis, _renew, group))
 
     async def settle(self, held: Reservation, *, prompt_tokens: int, output_tokens: int) -> None:
         """Replace what `held` charged by what was used. A second call does nothing. Raises STORE_UNAVAILABLE."""
@@ -161,19 +259,18 @@ class Quota:
         """Settle several in one exchange: (reservation, prompt tokens, output tokens) each."""
         calls = [
             (
-                [reservation(held.tenant, held.request), *(quota(held.tenant, name) for name in held.limits)],
-                [(held.prompt_tokens - prompt) * _SCALE, (held.output_tokens - output) * _SCALE],
+                _keys(held),
+                [
+                    (held.prompt_tokens - prompt) * _SCALE,
+                    (held.output_tokens - output) * _SCALE,
+                    len(held.limits),
+                ],
             )
             for held, prompt, output in used
             if held.limits
         ]
         if calls:
-            await self._within_deadline(self._settle_all(calls))
-
-    async def _settle_all(self, calls: Sequence[tuple[list[str], list[int]]]) -> None:
-        for answer in await _settle.call_many(self._redis, calls):
-            if isinstance(answer, Exception):
-                raise answer
+            await self._within_deadline(_call_all(self._redis, _settle, calls))
 
     async def _within_deadline(self, exchange: Awaitable[_T]) -> _T:
         try:
@@ -188,17 +285,46 @@ class Quota:
 
 
 def matching_limits(identity: Identity, model: ModelId) -> list[Limit]:
-    """The tenant's limits that count requests to `model` and bound anything."""
-    return [
-        limit
-        for limit in identity.spec.limits
-        if any(_rates(limit)) and (not limit.models or any(ref.id == model for ref in limit.models))
-    ]
+    """The tenant's limits that count requests to `model` and bound anything that is counted."""
+    return [limit for limit in _limits_on(identity, model) if any(_rates(limit)) or limit.concurrency is not None]
+
+
+def places_of(limits: Sequence[Limit]) -> tuple[str, ...]:
+    """Those of the limits in which a request takes a place."""
+    return tuple(limit.name for limit in limits if limit.concurrency is not None)
+
+
+def tightest_context(identity: Identity, model: ModelId) -> Limit | None:
+    """The limit with the smallest context that counts requests to `model`; None where no limit has one."""
+    bounding = [limit for limit in _limits_on(identity, model) if limit.context_tokens is not None]
+    return min(bounding, key=lambda limit: limit.context_tokens or 0, default=None)
 
 
 def most_output_tokens(identity: Identity, model: ModelId) -> int | None:
     """The most output tokens one request can ever reserve (all of `n` together); None where nothing bounds them."""
     return min((rate for limit in matching_limits(identity, model) if (rate := _rates(limit)[2])), default=None)
+
+
+def _limits_on(identity: Identity, model: ModelId) -> list[Limit]:
+    return [limit for limit in identity.spec.limits if not limit.models or any(ref.id == model for ref in limit.models)]
+
+
+def _keys(held: Reservation) -> list[str]:
+    return [
+        reservation(held.tenant, held.request),
+        *(quota(held.tenant, name) for name in held.limits),
+        *_place_keys(held),
+    ]
+
+
+def _place_keys(held: Reservation) -> list[str]:
+    return [running(held.tenant, name) for name in held.places]
+
+
+async def _call_all(redis: Redis, script: Script, calls: Sequence[tuple[list[str], list[int]]]) -> None:
+    for answer in await script.call_many(redis, calls):
+        if isinstance(answer, Exception):
+            raise answer
 
 
 def _rates(limit: Limit) -> tuple[int, int, int]:
@@ -227,6 +353,14 @@ def _exceeded(limit: Limit, unit: int, needs: tuple[int, int, int], level: int, 
         f"limit `{limit.name}` has {max(0, level // _SCALE)} of {_rates(limit)[unit]} {_UNITS[unit]} a minute left, "
         f"and this request needs {needs[unit]}; try again in {wait_s:.1f} s",
         retry_after_s=wait_s,
+    )
+
+
+def _no_place(limit: str, places: int) -> HanmaruError:
+    return HanmaruError(
+        ErrorCode.RATE_LIMIT_EXCEEDED,
+        f"limit `{limit}` allows {places} requests at the same time, and so many run; try again when one has ended",
+        retry_after_s=_RETRY_AFTER_S,
     )
 
 

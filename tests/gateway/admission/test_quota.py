@@ -12,8 +12,8 @@ import pytest
 from hanmaru_contracts.crd.v1alpha1.tenant import Limit, ModelRef, TenantSpec
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import ModelId, RequestId, TenantId
-from hanmaru_contracts.redis_keys import quota, reservation
-from hanmaru_gateway.admission.quota import Quota, most_output_tokens
+from hanmaru_contracts.redis_keys import quota, reservation, running
+from hanmaru_gateway.admission.quota import Quota, matching_limits, most_output_tokens, tightest_context
 from hanmaru_gateway.request import Identity, RateState, Reservation
 from hanmaru_testing.redis_server import RedisServer
 from hypothesis import given, settings
@@ -40,6 +40,8 @@ def _limit(
     outputs: int | None = None,
     name: str = "default",
     models: Sequence[str] = (),
+    concurrency: int | None = None,
+    context: int | None = None,
 ) -> Limit:
     refs = tuple(ModelRef(namespace="default", name=model) for model in models)
     return Limit(
@@ -48,6 +50,8 @@ def _limit(
         requests_per_minute=requests,
         input_tokens_per_minute=inputs,
         output_tokens_per_minute=outputs,
+        concurrency=concurrency,
+        context_tokens=context,
     )
 
 
@@ -285,9 +289,96 @@ async def test_tenants_do_not_share_buckets(redis: Redis) -> None:
 def test_the_keys_of_one_tenant_share_a_slot() -> None:
     tags = {
         key[key.index("{") : key.index("}")]
-        for key in (quota(TENANT, "x"), quota(TENANT, "y"), reservation(TENANT, _request()))
+        for key in (quota(TENANT, "x"), running(TENANT, "y"), reservation(TENANT, _request()))
     }
     assert len(tags) == 1
+
+
+# --- Requests at the same time -------------------------------------------------------------------------------------
+
+
+async def test_so_many_run_at_once_and_the_next_is_told_to_come_again(redis: Redis) -> None:
+    quotas, identity = Quota(redis), _identity(_limit(concurrency=2))
+    first = await _reserve(quotas, identity)
+    await _reserve(quotas, identity)
+    error = await _refused(quotas, identity)
+    assert error.code is ErrorCode.RATE_LIMIT_EXCEEDED
+    assert error.retry_after_s == 1.0
+    assert "limit `default` allows 2 requests at the same time" in error.message
+    await quotas.settle(first, prompt_tokens=0, output_tokens=0)
+    await _reserve(quotas, identity)
+
+
+async def test_a_place_that_comes_back_a_moment_later_refuses_nobody(redis: Redis) -> None:
+    quotas, identity = Quota(redis), _identity(_limit(concurrency=1))
+    held = await _reserve(quotas, identity)
+    waiting = asyncio.create_task(_reserve(quotas, identity))
+    await asyncio.sleep(0.03)  # as long as settlements are gathered, and a little
+    await quotas.settle(held, prompt_tokens=0, output_tokens=0)
+    assert (await waiting).places == ("default",)
+
+
+async def test_every_limit_counts_its_own_places_and_a_refusal_takes_none(redis: Redis) -> None:
+    quotas = Quota(redis)
+    identity = _identity(
+        _limit(name="all", concurrency=3, requests=100),
+        _limit(name="k", models=["k"], concurrency=1, inputs=1000),
+        _limit(name="other", models=["x"], concurrency=1),
+    )
+    held = await _reserve(quotas, identity, 10)
+    assert held.places == ("all", "k")
+    before = await redis.hgetall(quota(TENANT, "all"))
+    assert "limit `k` allows 1" in (await _refused(quotas, identity, 10)).message
+    assert await redis.zcard(running(TENANT, "all")) == 1
+    assert await redis.hgetall(quota(TENANT, "all")) == before
+    await quotas.settle(held, prompt_tokens=10, output_tokens=0)
+    await quotas.settle(held, prompt_tokens=10, output_tokens=0)
+    assert await redis.exists(running(TENANT, "all"), running(TENANT, "k")) == 0
+
+
+async def test_a_bucket_that_is_empty_for_longer_than_a_place_is_what_is_told(redis: Redis) -> None:
+    quotas, identity = Quota(redis), _identity(_limit(requests=1, concurrency=1))
+    await _reserve(quotas, identity)
+    error = await _refused(quotas, identity)
+    assert "requests a minute left" in error.message
+    assert error.retry_after_s == pytest.approx(60, abs=2)
+
+
+async def test_places_of_a_gateway_that_died_lapse_and_those_of_a_living_one_do_not(redis: Redis) -> None:
+    dead, alive = Quota(redis, place_life_s=0.4), Quota(redis, place_life_s=0.4)
+    await _reserve(dead, _identity(_limit(concurrency=1)))
+    running_on = await _reserve(alive, _identity(_limit(concurrency=1), tenant="b"))
+    for _ in range(3):
+        await asyncio.sleep(0.2)
+        await alive.renew_places()
+    await _reserve(alive, _identity(_limit(concurrency=1)))
+    await _refused(dead, _identity(_limit(concurrency=1), tenant="b"))
+    alive.ended(running_on)
+    await alive.settle(running_on, prompt_tokens=0, output_tokens=0)
+    await _reserve(dead, _identity(_limit(concurrency=1), tenant="b"))
+
+
+async def test_a_settled_request_is_not_renewed(redis: Redis) -> None:
+    quotas, identity = Quota(redis), _identity(_limit(concurrency=1))
+    held = await _reserve(quotas, identity)
+    await quotas.settle(held, prompt_tokens=0, output_tokens=0)
+    await quotas.renew_places()  # nobody said yet that it ended
+    assert await redis.exists(running(TENANT, "default")) == 0
+
+
+async def test_of_many_at_once_no_more_than_the_places_run(redis: Redis) -> None:
+    gateways, identity = [Quota(redis) for _ in range(4)], _identity(_limit(concurrency=7))
+    outcomes = await asyncio.gather(*(_try(gateways[i % 4], identity, 0, 0) for i in range(60)))
+    assert sum(isinstance(outcome, Reservation) for outcome in outcomes) == 7
+
+
+def test_the_smallest_context_of_the_limits_that_match_bounds_a_request() -> None:
+    identity = _identity(_limit(context=900, name="a"), _limit(context=500, name="b"), _limit(inputs=1, name="c"))
+    tightest = tightest_context(identity, MODEL)
+    assert tightest is not None
+    assert tightest.name == "b"
+    assert tightest_context(_identity(_limit(context=5, models=["x"])), MODEL) is None
+    assert matching_limits(_identity(_limit(context=5)), MODEL) == [], "nothing is charged for it"
 
 
 @pytest.mark.parametrize("fault", ["stop", "pause"])

@@ -16,6 +16,7 @@ from hanmaru_contracts.crd.schema import (
     Conditions,
     Name,
     Natural,
+    Positive,
     Rule,
     Schema,
     Text,
@@ -103,7 +104,9 @@ _PerMinute = Annotated[int, Field(gt=0, le=2**53)]
 
 
 class Limit(Schema):
-    """A named set of bounds, each a token bucket that holds one minute's worth. An absent bound is unlimited."""
+    """A named set of bounds. Those of a minute are token buckets that hold one minute's worth. An absent bound is
+    unlimited.
+    """
 
     name: Name = "default"
     """Its name, unique within the tenant."""
@@ -115,13 +118,19 @@ class Limit(Schema):
     """Prompt tokens a minute."""
     output_tokens_per_minute: _PerMinute | None = None
     """Generated tokens a minute."""
+    concurrency: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
+    """Requests that run at the same time."""
+    context_tokens: Positive | None = None
+    """Prompt and output of one request together."""
 
 
 class TenantScheduling(Schema):
-    """The tenant's place where requests have to wait for each other."""
+    """The tenant's place where requests have to wait for each other. Gateways are told of it and do not use it yet:
+    requests are served in the order in which they come.
+    """
 
     band: Name = "standard"
-    """Priority band."""
+    """Priority band, one of those that the operator is set to know."""
     weight: Annotated[int, Field(gt=0, le=10_000)] = 100
     """Share among the tenants of its band."""
 
@@ -171,7 +180,7 @@ class TenantSpec(Schema):
     limits: Annotated[tuple[Limit, ...], Field(max_length=32, json_schema_extra=list_map("name"))] = ()
     """Every limit that matches the model applies."""
     scheduling: TenantScheduling = TenantScheduling()
-    """Its place where requests have to wait for each other."""
+    """Its place where requests have to wait for each other; without effect until gateways keep a queue."""
     isolation: Isolation = Isolation()
     """The domain within which cached prefixes are shared."""
     suspended: bool = False
