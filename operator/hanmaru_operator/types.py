@@ -307,6 +307,31 @@ class ConditionType(StrEnum):
     POOL_OVERLAP = "PoolOverlap"
 
 
+class ProgressReason(StrEnum):
+    """Reasons of `Progressing`: how far a rollout is."""
+
+    ROLLOUT_COMPLETE = "RolloutComplete"
+    STARTING_REPLICAS = "StartingReplicas"
+    REPLACING_REPLICAS = "ReplacingReplicas"
+    WAITING_FOR_DEVICES = "WaitingForDevices"
+    PAUSED = "Paused"
+    """By `rollout.paused`."""
+    STOPPED = "Stopped"
+    """By `lifecycle.stopped`: no replica is wanted."""
+    REFUSED = "Refused"
+    """The deployment may not run; another condition says why."""
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+
+
+class UnschedulableReason(StrEnum):
+    """Reasons of `Unschedulable`."""
+
+    NO_POOL_FITS = "NoPoolFits"
+    """No pool can run the model, however empty: nothing goes on until somebody changes a spec or a pool."""
+    DEVICES_MISSING = "DevicesMissing"
+    MAX_REPLICAS = "MaxReplicas"
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One condition before times and generations are added."""
