@@ -84,3 +84,33 @@ WORKER_KV_LOAD_RATIO = Metric("hanmaru_worker_kv_load_ratio", "gauge", "Fullest 
 WORKER_RENEWALS = Metric(
     "hanmaru_worker_renewals_total", "counter", "Renewals of the lease, by outcome: `ok` or `failed`.", ("outcome",)
 )
+
+RECONCILE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+"""From a look that changes nothing to a reconcile that runs into its own deadline."""
+
+OPERATOR_RECONCILES = Metric(
+    "hanmaru_operator_reconciles_total",
+    "counter",
+    "Reconciles that ended, by result: `ok`, `failed` (tried again later) or `cancelled`.",
+    ("kind", "result"),
+)
+OPERATOR_RECONCILE_SECONDS = Metric(
+    "hanmaru_operator_reconcile_seconds", "histogram", "Length of a reconcile.", ("kind",), RECONCILE_BUCKETS_S
+)
+OPERATOR_QUEUE_SECONDS = Metric(
+    "hanmaru_operator_queue_seconds",
+    "histogram",
+    "From the moment an object could be reconciled to the beginning of that.",
+    ("kind",),
+    RECONCILE_BUCKETS_S,
+)
+OPERATOR_QUEUE_DEPTH = Metric("hanmaru_operator_queue_depth", "gauge", "Objects that wait for a worker.")
+OPERATOR_LEADER = Metric("hanmaru_operator_leader", "gauge", "1 while this process holds the lease, else 0.")
+OPERATOR_OBJECTS = Metric("hanmaru_operator_objects", "gauge", "Objects known from the API server.", ("kind",))
+OPERATOR_API_REQUESTS = Metric(
+    "hanmaru_operator_api_requests_total",
+    "counter",
+    "Requests to the API server, watches apart, by verb and HTTP status (0: no answer).",
+    ("verb", "code"),
+)
+OPERATOR_STORE_UP = Metric("hanmaru_operator_store_up", "gauge", "1 while Redis answers, else 0.")

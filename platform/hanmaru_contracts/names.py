@@ -28,6 +28,8 @@ SUPERVISOR_HTTP_PORT = 30100
 REDIS_PORT = 6379
 RAY_GCS_PORT = 6380
 """Ray's own default is Redis's port."""
+OPERATOR_HTTP_PORT = 9080
+"""Health and metrics of the operator."""
 
 # Headers.
 HEADER_REQUEST_ID = "x-request-id"
@@ -59,6 +61,10 @@ ENV_GROUP_ADDRESS = "HANMARU_GROUP_ADDRESS"
 """`host:port` where rank 0 of the group waits for the others."""
 ENV_GROUP_PEERS = "HANMARU_GROUP_PEERS"
 """Host names of all ranks in order of rank, with commas; the worker lets its engine hear only these."""
+ENV_OPERATOR_SETTINGS_FILE = "HANMARU_OPERATOR_SETTINGS_FILE"
+"""YAML of what an installation decides; the chart writes it."""
+ENV_POD_NAME = "POD_NAME"
+ENV_POD_NAMESPACE = "POD_NAMESPACE"
 ENV_ADVERTISE_HOST = "HANMARU_ADVERTISE_HOST"
 """Host that gateways reach this worker by; default 127.0.0.1."""
 
