@@ -13,13 +13,15 @@ from hanmaru_operator.plan.engine_pool import NVIDIA_PREFIX, EnginePool
 from hanmaru_operator.plan.refusal import Reason, Refusal
 from hanmaru_operator.types import NodeFacts
 
+MIG_PREFIX = f"{NVIDIA_PREFIX}mig-"
+SHARED_RESOURCE = f"{NVIDIA_PREFIX}gpu.shared"
 MEMORY_TOLERANCE = 0.95
 """A card of 80 GB shows as 81,920 or as 81,559 MiB, depending on the driver."""
 
 
 def pool_refusal(pool: EnginePool) -> Refusal | None:
     """A pool whose very resource is a part of a device."""
-    if pool.resource.startswith(f"{NVIDIA_PREFIX}mig-"):
+    if pool.resource.startswith(MIG_PREFIX):
         return Refusal(
             Reason.MIG_SLICES, f"{pool.resource} is a slice of a GPU; a replica needs whole ones: use nvidia.com/gpu"
         )
@@ -60,17 +62,19 @@ def fit_nodes(
 def _mig(node: NodeFacts) -> Refusal | None:
     """`mig.strategy` alone says nothing: NVIDIA's operator sets it to `single` on whole GPUs as well."""
     labels = node.labels
-    product = labels.get("nvidia.com/gpu.product", "")
-    slices = [name for name, count in node.allocatable.items() if name.startswith("nvidia.com/mig-") and count > 0]
-    named = [name for name in labels if name.startswith("nvidia.com/mig-") and name.endswith(".count")]
-    seen = slices or [name for name in named if labels[name] not in ("", "0")]
-    strategy = labels.get("nvidia.com/mig.strategy", "")
+    product, strategy = labels.get("nvidia.com/gpu.product", ""), labels.get("nvidia.com/mig.strategy", "")
     config = labels.get("nvidia.com/mig.config", "")
+    seen = [name for name, count in node.allocatable.items() if count and name.startswith(MIG_PREFIX)]
     if "-MIG-" in product:
         seen = [product]
-    elif strategy in ("single", "mixed") and "nvidia.com/gpu.slices.gi" in labels:
+    elif strategy and "nvidia.com/gpu.slices.gi" in labels:
         seen = [f"mig.strategy={strategy} with gpu.slices.gi={labels['nvidia.com/gpu.slices.gi']}"]
-    elif not seen and config not in ("", "all-disabled"):
+    elif not seen and strategy == "mixed":
+        seen = [
+            name for name, count in labels.items()
+            if name.startswith(MIG_PREFIX) and name.endswith(".count") and count not in ("", "0")
+        ]  # fmt: skip
+    if not seen and config not in ("", "all-disabled"):
         seen = [f"mig.config={config}"]
     if not seen:
         return None
@@ -93,7 +97,7 @@ def _shared(node: NodeFacts, resource: str) -> Refusal | None:
         seen = labels["nvidia.com/gpu.product"]
     elif replicas is not None and replicas > 1:
         seen = f"gpu.replicas={replicas}"
-    elif any(name.endswith("/gpu.shared") and count > 0 for name, count in node.allocatable.items()):
+    elif node.allocatable.get(SHARED_RESOURCE):
         seen = "it offers gpu.shared"
     elif real and offered > real:
         seen = f"it offers {offered} and has {real}"

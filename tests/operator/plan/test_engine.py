@@ -339,7 +339,7 @@ def servings(draw: st.DrawFn) -> Serving:
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(facts=models(), pool=pools(), serving=servings())
 def test_a_plan_holds_together_and_a_refusal_has_a_reason(
     facts: ModelFacts, pool: EnginePool, serving: Serving
@@ -370,7 +370,7 @@ def test_a_plan_holds_together_and_a_refusal_has_a_reason(
         assert fit.pools.sliding_tokens >= wanted
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(facts=models(), pool=pools(), serving=servings(), more=st.floats(1.0, 4.0))
 def test_more_memory_never_makes_a_pool_refuse(
     facts: ModelFacts, pool: EnginePool, serving: Serving, more: float

@@ -43,7 +43,11 @@ def test_a_node_with_whole_gpus_is_fit(labels: dict[str, str]) -> None:
         ({"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"}, Reason.MIG_SLICES, "MIG-3g.40gb"),
         ({"nvidia.com/gpu.slices.gi": "3"}, Reason.MIG_SLICES, "gpu.slices.gi=3"),
         ({"nvidia.com/mig.config": "all-1g.10gb"}, Reason.MIG_SLICES, "all-1g.10gb"),
-        ({"nvidia.com/mig-1g.5gb.count": "4"}, Reason.MIG_SLICES, "mig-1g.5gb"),
+        (
+            {"nvidia.com/mig.strategy": "mixed", "nvidia.com/mig-1g.5gb.count": "4"},
+            Reason.MIG_SLICES,
+            "mig-1g.5gb",
+        ),
         ({"nvidia.com/gpu.sharing-strategy": "time-slicing"}, Reason.SHARED_DEVICES, "time-slicing"),
         ({"nvidia.com/gpu.sharing-strategy": "mps"}, Reason.SHARED_DEVICES, "mps"),
         ({"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-SHARED"}, Reason.SHARED_DEVICES, "-SHARED"),
