@@ -1,4 +1,4 @@
-"""An engine spec and a rank -> SGLang's flags and environment. Pure; `launch` calls it, `docs/sglang-plugin.md`
+"""An engine spec and a rank -> SGLang's flags and environment. Pure; `engines` calls it, `docs/sglang-plugin.md`
 explains the flags.
 
 Keys are not here: they reach the engine by the file of `--config` alone. `extra_args` of a spec may tune the engine but
@@ -8,7 +8,7 @@ not open it: flags that would loosen what `docs/trust.md` promises are refused.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.wire.engine_spec import Device, EngineSpec
 
-from hanmaru_worker.settings import GroupRank
+from hanmaru_worker.settings import GroupRank, is_loopback
 
 CPU_PLATFORM = "hanmaru_cpu"
 """Our out-of-tree platform, as `SGLANG_PLATFORM` and the entry point in pyproject.toml name it."""
@@ -40,15 +40,15 @@ _KEYS_AND_DOORS = frozenset({
 })  # fmt: skip
 """Flags a spec's `extra_args` may not hold."""
 
-_SECRET_PLACES = frozenset({names.ENV_REPLICA_KEY_FILE, names.ENV_REDIS_PASSWORD_FILE, names.ENV_REDIS_USER})
-"""Variables the engine has no use for."""
+SECRET_PLACES = frozenset({names.ENV_REPLICA_KEY_FILE, names.ENV_REDIS_PASSWORD_FILE, names.ENV_REDIS_USER})
+"""Variables no engine has a use for."""
 
 
 def to_argv(
     spec: EngineSpec, rank: GroupRank, *, host: str, port: int, config_file: Path, python: str = sys.executable
 ) -> tuple[str, ...]:
     """The engine's command line. Raises HanmaruError (CONFIGURATION) when `extra_args` hold a reserved flag."""
-    _refuse_reserved(spec.extra_args)
+    refuse_reserved(spec.extra_args, _KEYS_AND_DOORS)
     flags: list[str] = ["--config", str(config_file), "--model-path", spec.checkpoint]
     flags += ["--served-model-name", spec.route, "--host", host, "--port", str(port)]
     flags += ["--device", spec.device.value, "--dtype", spec.dtype, "--context-length", str(spec.context_tokens)]
@@ -67,10 +67,20 @@ def to_argv(
 
 
 def to_environment(
-    spec: EngineSpec, rank: GroupRank, *, host: str, scratch: Path, cpus: Sequence[int], inherited: Mapping[str, str]
+    spec: EngineSpec,
+    rank: GroupRank,
+    *,
+    host: str,
+    scratch: Path,
+    cpus: Sequence[int],
+    inherited: Mapping[str, str],
+    peers: Sequence[str] = (),
 ) -> dict[str, str]:
-    """All variables of the engine's process. `scratch` is a private folder; `cpus` are those it may run on."""
-    environment = {name: value for name, value in inherited.items() if name not in _SECRET_PLACES}
+    """All variables of the engine's process. `scratch` is a private folder; `cpus` are those it may run on.
+
+    `peers` are the addresses of the group's ranks, whose messages are unpickled; empty: everybody's are.
+    """
+    environment = {name: value for name, value in inherited.items() if name not in SECRET_PLACES}
     environment |= {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -84,7 +94,10 @@ def to_environment(
     if rank.size == 1:
         # Ranks of one machine meet in a file: torch's own rendezvous would listen on every interface.
         environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = f"file://{scratch}/rendezvous"
-    if rank.size == 1 or _is_loopback(host):
+    if peers:
+        # Addresses, not names: SGLang compares each connection's with these. Its own processes talk over loopback too.
+        environment["SGLANG_ZMQ_ALLOWED_PEERS"] = ",".join(dict.fromkeys(("127.0.0.1", "::1", host, *peers)))
+    if rank.size == 1 or is_loopback(host):
         environment["GLOO_SOCKET_IFNAME"] = "lo"
     if spec.trace_endpoint is not None:
         environment = {**_TRACE_DEFAULTS, **environment}
@@ -172,16 +185,13 @@ def _cpu_environment(
     return environment
 
 
-def _refuse_reserved(extra_args: Sequence[str]) -> None:
+def refuse_reserved(extra_args: Sequence[str], reserved_flags: Collection[str]) -> None:
+    """Raises HanmaruError (CONFIGURATION) when one of them is, or begins, a reserved flag."""
     for argument in extra_args:
         flag = argument.partition("=")[0].replace("_", "-")
         # argparse takes any unambiguous beginning of a flag for the flag.
-        if flag.startswith("--") and any(reserved.startswith(flag) for reserved in _KEYS_AND_DOORS):
+        if flag.startswith("--") and any(reserved.startswith(flag) for reserved in reserved_flags):
             raise _wrong(f"extraArgs hold {argument!r}: that flag is decided by the worker; remove it")
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def _wrong(message: str) -> HanmaruError:

@@ -28,6 +28,8 @@ class GroupRank:
     size: int = 1
     address: str | None = None
     """`host:port` where rank 0 waits for the others; None in a group of one."""
+    peers: tuple[str, ...] = ()
+    """Host names of all ranks in order of rank. Empty: nobody's connections are refused by address."""
 
     @property
     def is_leader(self) -> bool:
@@ -59,8 +61,8 @@ class Settings:
 
     @property
     def engine_port(self) -> int:
-        """Of this rank: ranks of one group may share a machine."""
-        return self.spec.http_port + self.rank.index
+        """Of this rank."""
+        return self.spec.http_port + self._port_offset(self.rank.index)
 
     @property
     def engine_address(self) -> str:
@@ -71,7 +73,23 @@ class Settings:
     @property
     def supervisor_port(self) -> int:
         """Of this rank."""
-        return self.spec.supervisor_port + self.rank.index
+        return self.spec.supervisor_port + self._port_offset(self.rank.index)
+
+    @property
+    def peers(self) -> tuple[tuple[str, int], ...]:
+        """Host and supervisor's port of each rank, in order; empty where nobody said their names."""
+        return tuple(
+            (host, self.spec.supervisor_port + self._port_offset(index)) for index, host in enumerate(self.rank.peers)
+        )
+
+    def _port_offset(self, index: int) -> int:
+        """Ranks on loopback share a machine; elsewhere each has an address of its own, and all have the same ports."""
+        return index if is_loopback(self.advertise_host) else 0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -144,7 +162,10 @@ def _read_rank(environ: Mapping[str, str]) -> GroupRank:
         host, _, port = (address or "").rpartition(":")
         if not host or not port.isdecimal():
             raise _wrong(f"a group of {size} needs {names.ENV_GROUP_ADDRESS}=host:port of rank 0; it is {address!r}")
-    return GroupRank(index, size, address if size > 1 else None)
+    peers = tuple(filter(None, environ.get(names.ENV_GROUP_PEERS, "").split(",")))
+    if peers and len(peers) != size:
+        raise _wrong(f"{names.ENV_GROUP_PEERS} names {len(peers)} hosts of a group of {size}; name each rank's")
+    return GroupRank(index, size, address if size > 1 else None, peers if size > 1 else ())
 
 
 def _whole_number(environ: Mapping[str, str], name: str, *, default: int) -> int:

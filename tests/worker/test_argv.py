@@ -163,6 +163,15 @@ def test_a_group_stays_on_loopback_only_where_all_of_it_is(host: str, interface:
     assert "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE" not in found
 
 
+def test_a_groups_engine_hears_its_peers_and_itself_alone() -> None:
+    rank = GroupRank(0, 2, "a:20000", ("a", "b"))
+    found = to_environment(
+        spec(), rank, host="10.0.0.7", scratch=Path("/x"), cpus=(0,), inherited={}, peers=("10.0.0.7", "10.0.0.8")
+    )
+    assert found["SGLANG_ZMQ_ALLOWED_PEERS"] == "127.0.0.1,::1,10.0.0.7,10.0.0.8"
+    assert "SGLANG_ZMQ_ALLOWED_PEERS" not in environment(spec())
+
+
 def test_only_a_cpu_engine_gets_our_platform() -> None:
     assert environment(spec())["SGLANG_PLATFORM"] == "hanmaru_cpu"
     assert "SGLANG_PLATFORM" not in environment(spec(device=Device.CUDA))

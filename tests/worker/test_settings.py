@@ -52,8 +52,20 @@ def test_everything_can_be_told(environ: dict[str, str], tmp_path: Path) -> None
     assert (settings.redis_user, settings.redis_password) == ("worker", "hunter2")
     assert settings.rank == GroupRank(1, 2, "rank-0.group:20000")
     assert settings.rank.leader_host == "rank-0.group"
-    assert settings.engine_address == "10.0.0.7:30003"
-    assert settings.supervisor_port == 30103
+    assert settings.engine_address == "10.0.0.7:30002"
+    assert settings.supervisor_port == 30102
+
+
+def test_ranks_that_share_a_machine_have_ports_of_their_own(environ: dict[str, str]) -> None:
+    """Elsewhere each has an address of its own, and one probe fits all pods of a StatefulSet."""
+    group = {"HANMARU_GROUP_RANK": "1", "HANMARU_GROUP_SIZE": "2", "HANMARU_GROUP_ADDRESS": "a:1"}
+    group |= {"HANMARU_GROUP_PEERS": "a,b"}
+    beside = read_settings(environ | group)
+    assert (beside.engine_address, beside.supervisor_port) == ("127.0.0.1:30003", 30103)
+    assert beside.peers == (("a", 30102), ("b", 30103))
+    apart = read_settings(environ | group | {"HANMARU_ADVERTISE_HOST": "fd00::7"})
+    assert (apart.engine_address, apart.supervisor_port) == ("[fd00::7]:30002", 30102)
+    assert apart.peers == (("a", 30102), ("b", 30102))
 
 
 def test_settings_show_no_secret(environ: dict[str, str], tmp_path: Path) -> None:
@@ -75,6 +87,10 @@ def test_settings_show_no_secret(environ: dict[str, str], tmp_path: Path) -> Non
         ({"HANMARU_GROUP_SIZE": "0"}, "is not a rank"),
         ({"HANMARU_GROUP_SIZE": "2"}, "needs HANMARU_GROUP_ADDRESS"),
         ({"HANMARU_GROUP_SIZE": "2", "HANMARU_GROUP_ADDRESS": "host"}, "needs HANMARU_GROUP_ADDRESS"),
+        (
+            {"HANMARU_GROUP_SIZE": "2", "HANMARU_GROUP_ADDRESS": "h:1", "HANMARU_GROUP_PEERS": "h"},
+            "HANMARU_GROUP_PEERS names 1 hosts of a group of 2",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(environ: dict[str, str], changes: dict[str, str], message: str) -> None:
