@@ -1,7 +1,7 @@
 """The engine's process and its HTTP server: started, asked, watched and ended.
 
 `supervisor` is the only caller. The engine runs under `leash`, in a session of its own; all that it prints goes
-to a log file. Nothing here decides when an engine is healthy (`pulse`) or what it is told (`argv`).
+to a log file. Nothing here decides when an engine is healthy (`pulse`), what it is told or by which routes (`engines`).
 """
 
 from __future__ import annotations
@@ -11,23 +11,39 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Never, Self
+from typing import Any, Never, Self
 
 import aiohttp
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 
-from hanmaru_worker.report import LOADS_PATH, Report, read_report
+from hanmaru_worker.report import Report
 
 TAIL_LINES = 20
-LOADS_TIMEOUT_S = 1.0
+REPORT_TIMEOUT_S = 1.0
 METRICS_TIMEOUT_S = 2.0
 CLOSED_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 15.0
 """For a killed engine to be gone with all its children."""
-_FIRST_TOKEN = {"input_ids": [1], "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """How one sort of engine is asked over HTTP."""
+
+    generate_path: str
+    generate_body: Mapping[str, Any]
+    """JSON of a request for one token."""
+    alive_path: str
+    """Answered with 200 as long as the engine works."""
+    report_path: str
+    read_report: Callable[[bytes], Report | None]
+    """The body of `report_path`'s answer."""
+    closed_path: str
+    """A route that refuses the gateways' key; one that does not shows that the engine is open."""
 
 
 class Engine:
@@ -37,12 +53,14 @@ class Engine:
         self,
         process: asyncio.subprocess.Process,
         http: aiohttp.ClientSession,
+        interface: Interface,
         origin: str,
         api_key: str,
         log_path: Path,
     ) -> None:
         self._process = process
         self._http = http
+        self._interface = interface
         self._origin = origin
         self._headers = {"Authorization": f"Bearer {api_key}"}
         self.log_path = log_path
@@ -52,6 +70,7 @@ class Engine:
         cls,
         argv: Sequence[str],
         environment: Mapping[str, str],
+        interface: Interface,
         *,
         scratch: Path,
         origin: str,
@@ -86,7 +105,7 @@ class Engine:
             )
         finally:
             os.close(log)
-        return cls(process, aiohttp.ClientSession(), origin, api_key, log_path)
+        return cls(process, aiohttp.ClientSession(), interface, origin, api_key, log_path)
 
     @property
     def pid(self) -> int:
@@ -119,8 +138,8 @@ class Engine:
         """Whether it produces a token within the deadline. A server that is not there yet is a no."""
         try:
             async with self._http.post(
-                f"{self._origin}/generate",
-                json=_FIRST_TOKEN,
+                f"{self._origin}{self._interface.generate_path}",
+                json=self._interface.generate_body,
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=deadline_s),
             ) as answer:
@@ -130,10 +149,10 @@ class Engine:
             return False
 
     async def is_closed(self) -> bool:
-        """Whether its admin routes refuse the gateways' key: our plugin sees to it, if the engine has loaded it."""
+        """Whether its other routes refuse the gateways' key: our code in its process sees to it, if it was loaded."""
         try:
             async with self._http.get(
-                f"{self._origin}/server_info",
+                f"{self._origin}{self._interface.closed_path}",
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=CLOSED_TIMEOUT_S),
             ) as answer:
@@ -142,13 +161,13 @@ class Engine:
             return False
 
     async def answers(self, deadline_s: float) -> bool:
-        """SGLang's generating health check: while busy any token on its way is the answer, so it costs nothing then."""
-        return await self._get("/health_generate", deadline_s) is not None
+        """Its health check: SGLang generates a token, furiosa-llm says whether it still works."""
+        return await self._get(self._interface.alive_path, deadline_s) is not None
 
     async def report(self) -> Report | None:
         """The load it reports, or None when it does not answer in time."""
-        body = await self._get(LOADS_PATH, LOADS_TIMEOUT_S)
-        return None if body is None else read_report(body)
+        body = await self._get(self._interface.report_path, REPORT_TIMEOUT_S)
+        return None if body is None else self._interface.read_report(body)
 
     async def metrics(self) -> bytes:
         """Its own Prometheus page, empty when it does not answer."""

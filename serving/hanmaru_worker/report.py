@@ -1,16 +1,15 @@
-"""The engine's own load snapshot -> `Load` and the scheduler's heartbeat. Pure.
+"""What an engine says of its load -> `Load` and the scheduler's heartbeat. Pure; `engines` names the routes.
 
-`GET /v1/loads?include=core` is SGLang's cheapest route: the server reads a shared-memory page that the scheduler
-rewrites after each batch and every idle second, and asks nobody (2-3 ms seen). `token_usage` is already the fullest of
-the engine's pools.
+SGLang: a snapshot that the scheduler rewrites after each batch and every idle second; `token_usage` is already the
+fullest of the engine's pools. furiosa-llm: its Prometheus page, one sample for each copy of the engine.
 """
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from hanmaru_contracts.wire.worker import Load
-
-LOADS_PATH = "/v1/loads?include=core"
 
 
 class _RankLoad(msgspec.Struct, frozen=True):
@@ -49,3 +48,26 @@ def read_report(body: bytes) -> Report | None:
         kv_load_ratio=min(1.0, max(rank.token_usage for rank in ranks)),
     )
     return Report(load, min(rank.timestamp for rank in ranks))
+
+
+_FURIOSA_SAMPLE = re.compile(
+    rb"^furiosa_llm_(num_requests_running|num_requests_waiting|kv_cache_usage_percent)(?:\{[^\n]*\})? (\S+)",
+    re.MULTILINE,
+)
+
+
+def read_furiosa_report(page: bytes, now: float) -> Report | None:
+    """None when the page does not say how many requests run. `now` becomes the heartbeat."""
+    samples: dict[bytes, list[float]] = {}
+    try:
+        for name, value in _FURIOSA_SAMPLE.findall(page):
+            samples.setdefault(name, []).append(float(value))
+        load = Load(
+            running_requests=int(sum(samples[b"num_requests_running"])),
+            queued_requests=int(sum(samples.get(b"num_requests_waiting", ()))),
+            # "percent" in its name, 1 when full.
+            kv_load_ratio=min(1.0, max(samples.get(b"kv_cache_usage_percent", (0.0,)))),
+        )
+    except (KeyError, ValueError, OverflowError):
+        return None
+    return Report(load, now)

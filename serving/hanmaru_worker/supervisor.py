@@ -18,13 +18,14 @@ from hanmaru_contracts import keys
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_contracts.log import log_event
 
-from hanmaru_worker.argv import to_argv, to_environment
 from hanmaru_worker.engine import Engine
+from hanmaru_worker.engines import ENGINES, Launch
 from hanmaru_worker.follower import Follower
 from hanmaru_worker.health import Phase, Status, listening_failed, serving_health
 from hanmaru_worker.leader import Leader, Model
+from hanmaru_worker.peers import find_peers
 from hanmaru_worker.settings import Settings
-from hanmaru_worker.stop import Stop
+from hanmaru_worker.stop import Stop, first_of, when
 
 _log = logging.getLogger(__name__)
 
@@ -38,15 +39,18 @@ async def supervise(settings: Settings, model: Model | None, scratch: Path, stop
     host = settings.advertise_host
     api_key = keys.engine_api_key(settings.replica_key)
     config_file = _write_config(scratch, api_key)
-    argv = to_argv(settings.spec, settings.rank, host=host, port=settings.engine_port, config_file=config_file)
-    environment = to_environment(
-        settings.spec,
-        settings.rank,
+    launch = Launch(
+        spec=settings.spec,
+        rank=settings.rank,
         host=host,
+        port=settings.engine_port,
+        config_file=config_file,
         scratch=scratch,
         cpus=sorted(os.sched_getaffinity(0)),
         inherited=os.environ,
     )
+    kind = ENGINES[settings.spec.engine]
+    argv = kind.argv(launch)
     _check_port_is_free(host, settings.engine_port)
     engine: Engine | None = None
 
@@ -54,9 +58,14 @@ async def supervise(settings: Settings, model: Model | None, scratch: Path, stop
         return await engine.metrics() if engine and status.phase is not Phase.LOADING else b""
 
     async with serving_health(status, engine_metrics, host, settings.supervisor_port):
+        found = find_peers(settings.peers, settings.spec.startup_timeout_s)
+        peers = await first_of(found, when(stop.asked, None))
+        if peers is None:
+            return
         engine = await Engine.start(
             argv,
-            environment,
+            kind.environment(launch, peers),
+            kind.interface(settings.spec),
             scratch=scratch,
             origin=f"http://{settings.engine_address}",
             api_key=api_key,

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from hanmaru_contracts import names, redis_keys
@@ -22,6 +23,7 @@ from hanmaru_contracts.wire.worker import Load, WorkerRecord, unseal
 from hanmaru_testing.engine import free_loopback_port
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.scripted_engine import ENV_SCRIPT, scripted_engine_path
+from hanmaru_testing.scripted_furiosa import scripted_furiosa_path
 from hanmaru_testing.worker_process import (
     PLATFORM_SECRET,
     WorkerFiles,
@@ -358,6 +360,37 @@ def test_a_killed_supervisor_leaves_no_engine_behind(bench: Bench) -> None:
         assert wait_until_gone(members, 8) == []
 
 
+# Another engine.
+
+
+def test_furiosa_llm_serves_behind_its_doors(bench: Bench, store: redis.Redis) -> None:
+    spec = bench.spec(engine="FuriosaLLM", device="npu", drain_timeout_s=1.0)
+    path = scripted_furiosa_path(bench.folder / "furiosa")
+    with running_worker(bench.files(spec), {"PYTHONPATH": path}) as worker:
+        registered(worker)
+        await_record(store, load=Load(running_requests=2, queued_requests=1, kv_load_ratio=0.5))
+        key = worker.engine_key
+        command_lines = [" ".join(member.cmdline()) for member in worker.tree()]
+        assert any("hanmaru_worker.furiosa_main" in line for line in command_lines)
+        assert not [line for line in command_lines if key in line]
+        assert worker.get(f"{worker.engine_url}/version", key=key)[0] == 401
+        chat = f"{worker.engine_url}/v1/chat/completions"
+        body = {"messages": [{"role": "user", "content": ""}], "input_ids": [5, 6, 7]}
+        assert worker.get(chat, body=body)[0] == 401
+        assert json.loads(worker.get(chat, key=key, body=body)[1]) == {"prompt_token_ids": [5, 6, 7]}
+        worker.signal(signal.SIGTERM)
+        assert worker.exit_code() == 0
+    log = (worker.files.log_dir / "engine-worker-0-0.log").read_text()
+    assert key not in log
+
+
+def test_a_furiosa_worker_of_a_group_of_two_says_that_it_cannot(bench: Bench) -> None:
+    spec = bench.spec(engine="FuriosaLLM", device="npu")
+    with running_worker(group_files(bench, spec, 0)) as worker:
+        assert worker.exit_code() == 2
+        assert "furiosa-llm runs on one machine" in worker.failure()
+
+
 # Groups.
 
 
@@ -366,20 +399,25 @@ def group_spec(bench: Bench) -> EngineSpec:
     return bench.spec(http_port=first, supervisor_port=first + 2)
 
 
-def group_files(bench: Bench, spec: EngineSpec, rank: int) -> WorkerFiles:
+def group_files(bench: Bench, spec: EngineSpec, rank: int, **variables: str) -> WorkerFiles:
     """The scripted engine meets nobody, so any address of that host does."""
     places = {names.ENV_GROUP_SIZE: "2", names.ENV_GROUP_ADDRESS: "127.0.0.1:9"}
-    return bench.files(spec, **{names.ENV_GROUP_RANK: str(rank)}, **places)
+    return bench.files(spec, **{names.ENV_GROUP_RANK: str(rank)}, **places, **variables)
 
 
-def await_ready(url: str, worker: WorkerProcess, deadline_s: float = 20.0) -> None:
+def await_ready(url: str, worker: WorkerProcess) -> None:
+    await_status(worker, f"{url}/ready")
+
+
+def await_status(worker: WorkerProcess, url: str, deadline_s: float = 20.0) -> None:
+    """Until it answers with 200."""
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         with suppress(urllib.error.URLError):
-            if worker.get(f"{url}/ready")[0] == 200:
+            if worker.get(url)[0] == 200:
                 return
         time.sleep(0.2)
-    raise AssertionError(f"{url} was not ready within {deadline_s} s")
+    raise AssertionError(f"{url} did not answer with 200 within {deadline_s} s")
 
 
 def test_a_rank_above_0_registers_nothing_and_ends_when_rank_0_is_gone(bench: Bench, store: redis.Redis) -> None:
@@ -395,6 +433,27 @@ def test_a_rank_above_0_registers_nothing_and_ends_when_rank_0_is_gone(bench: Be
         assert follower.exit_code() == 1
         assert 8 < time.monotonic() - began < 16
         assert "rank 0 of the group has been gone for 10 s" in follower.failure()
+
+
+def test_engines_of_a_group_start_when_all_ranks_are_there_and_hear_no_others(bench: Bench) -> None:
+    spec = group_spec(bench)
+    peers = {names.ENV_GROUP_PEERS: "localhost,127.0.0.1"}
+    with running_worker(group_files(bench, spec, 0, **peers)) as leader:
+        await_status(leader, f"{leader.supervisor_url}/health")
+        assert "engine.started" not in [event["event"] for event in leader.events]
+        with running_worker(group_files(bench, spec, 1, **peers)) as follower:
+            pid = leader.wait_for("engine.started", START_S)["pid"]
+            follower.wait_for("engine.started", START_S)
+            assert psutil.Process(pid).environ()["SGLANG_ZMQ_ALLOWED_PEERS"] == "127.0.0.1,::1"
+
+
+def test_a_rank_that_waits_for_the_others_ends_at_once_when_asked(bench: Bench) -> None:
+    spec = group_spec(bench)
+    with running_worker(group_files(bench, spec, 0, **{names.ENV_GROUP_PEERS: "127.0.0.1,127.0.0.1"})) as leader:
+        await_status(leader, f"{leader.supervisor_url}/health")
+        leader.signal(signal.SIGTERM)
+        assert leader.exit_code(5) == 0
+        assert "engine.started" not in [event["event"] for event in leader.events]
 
 
 def test_a_group_drains_as_one(bench: Bench) -> None:
