@@ -9,11 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
+
+from hanmaru_cli.duration import seconds_of
+from hanmaru_cli.operator import operator
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny-k-exaone"
 """The one of the source checkout; an installed wheel has none, and says so."""
@@ -22,12 +28,16 @@ _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_op
 """Programs with a command line of their own get theirs as it stands, `--help` included."""
 
 _PORT = click.IntRange(1, 65_535)
+_CommandT = TypeVar("_CommandT", bound=Callable[..., None])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="hanmaru", prog_name="hanmaru")
 def cli() -> None:
     """Serve K-EXAONE, and models shaped like it."""
+
+
+cli.add_command(operator)
 
 
 @cli.command()
@@ -167,6 +177,108 @@ def model_facts(checkpoint: Path | None, repo: str | None, out: Path | None, **h
     _exit_with(lambda: program.run(checkpoint, repo, out, **hub))  # type: ignore[arg-type]
 
 
+def _on_a_deployment(command: _CommandT) -> _CommandT:
+    """What every command needs that acts on a ModelDeployment as its user."""
+    for option in (
+        click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: its current one]"),
+        click.option("--kubeconfig", metavar="FILE", help="[default: KUBECONFIG, else ~/.kube/config]"),
+        click.option("-n", "--namespace", metavar="NAME", help="[default: the context's]"),
+        click.argument("name", metavar="NAME"),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.group()
+def rollout() -> None:
+    """Follow, pause, resume or restart a ModelDeployment's rollout.
+
+    Acts on the cluster of your kubeconfig, with your rights. NAME may be written md/NAME or modeldeployment/NAME.
+
+    \b
+    Examples:
+      hanmaru rollout status k-exaone
+      hanmaru rollout restart md/k-exaone -n models
+    """
+
+
+@rollout.command("status")
+@_on_a_deployment
+@click.option("-w", "--watch/--no-watch", default=True, help="Stay until the rollout ends.  [default: watch]")
+@click.option(
+    "--timeout", "timeout_s", type=seconds_of, metavar="TIME", default="0", show_default=True,
+    help="Give up after that long, such as 90s, 5m or 1h30m; 0: never.",
+)  # fmt: skip
+@click.option(
+    "-o", "output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="json: one object a line.",
+)  # fmt: skip
+def rollout_status(name: str, watch: bool, timeout_s: float, output: str, **login: str | None) -> None:
+    """Show how far a rollout is, a line for each change, until it ends.
+
+    Exit status 0: rolled out; 1: it failed, nothing lets it run, or the time was up. With --no-watch, 1 only if failed.
+
+    \b
+    Examples:
+      hanmaru rollout status k-exaone --timeout 30m
+      hanmaru rollout status md/k-exaone -n models --no-watch -o json
+    """
+    from hanmaru_cli import rollout as program
+
+    voice = program.Voice(say=click.echo, warn=_complain, is_json=output == "json")
+    act = partial(program.status, voice=voice, watch=watch, timeout_s=timeout_s)
+    _exit_with(lambda: program.on_deployment(os.environ, name, login, act))
+
+
+@rollout.command("pause")
+@_on_a_deployment
+def rollout_pause(name: str, **login: str | None) -> None:
+    """Replace no further replica for now.
+
+    Sets spec.rollout.paused. Scaling and repairs go on.
+
+    \b
+    Example:
+      hanmaru rollout pause k-exaone -n models
+    """
+    from hanmaru_cli import rollout as program
+
+    act = partial(program.set_paused, say=click.echo, paused=True)
+    _exit_with(lambda: program.on_deployment(os.environ, name, login, act))
+
+
+@rollout.command("resume")
+@_on_a_deployment
+def rollout_resume(name: str, **login: str | None) -> None:
+    """Let a paused rollout go on.
+
+    \b
+    Example:
+      hanmaru rollout resume k-exaone -n models
+    """
+    from hanmaru_cli import rollout as program
+
+    act = partial(program.set_paused, say=click.echo, paused=False)
+    _exit_with(lambda: program.on_deployment(os.environ, name, login, act))
+
+
+@rollout.command("restart")
+@_on_a_deployment
+def rollout_restart(name: str, **login: str | None) -> None:
+    """Replace every replica, at the rollout's own pace.
+
+    The spec stays as it is. What a status says of DefaultsOutdated is applied by it.
+
+    \b
+    Example:
+      hanmaru rollout restart k-exaone -n models && hanmaru rollout status k-exaone -n models
+    """
+    from hanmaru_cli import rollout as program
+
+    act = partial(program.restart, say=click.echo, now=datetime.now(UTC))
+    _exit_with(lambda: program.on_deployment(os.environ, name, login, act))
+
+
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
@@ -183,11 +295,15 @@ def _exit_with(program: Callable[[], int]) -> None:
     try:
         status = program()
     except HanmaruError as error:
-        click.echo(f"hanmaru: {error.message}", err=True)
+        _complain(error.message)
         status = 2 if error.code is ErrorCode.CONFIGURATION else 1
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _complain(message: str) -> None:
+    click.echo(f"hanmaru: {message}", err=True)
 
 
 def main() -> None:
