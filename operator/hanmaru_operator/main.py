@@ -100,7 +100,7 @@ async def run(settings: Settings, connection: SingleConfig, tracing: Tracing, st
             unready=lambda: leading.unready if elector.is_holder else None,
             metrics=meters.render,
         ) as port:
-            log_event(_log, logging.INFO, "operator.started", identity=me, http_port=port)
+            log_event(_log, logging.INFO, "operator.serving", identity=me, port=port)
             await _lead(elector, leading, stop)
 
 
