@@ -49,6 +49,7 @@ def started(folder: Path, checkpoint: Path, redis_url: str) -> Iterator[tuple[Wo
         drain_timeout_s=30.0,
     )
     places = {names.ENV_GROUP_SIZE: "2", names.ENV_GROUP_ADDRESS: f"127.0.0.1:{first + 4}"}
+    places[names.ENV_GROUP_PEERS] = "127.0.0.1,127.0.0.1"
     files = [
         write_worker_files(
             folder / str(rank), spec, redis_url, TMPDIR=str(folder), **{names.ENV_GROUP_RANK: str(rank)}, **places
