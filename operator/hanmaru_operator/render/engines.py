@@ -18,8 +18,6 @@ COMMAND = ("hanmaru", "worker")
 class EngineFacts:
     """What differs between engines, as far as pods and capabilities go."""
 
-    checkpoint: str
-    """The form of checkpoint it serves, for people."""
     lacks: frozenset[str]
     """Features it does not have, whatever a pool lists."""
     not_downloaded: tuple[str, ...]
@@ -32,7 +30,7 @@ class EngineFacts:
 
 ENGINES: Mapping[EngineType, EngineFacts] = {
     EngineType.SGLANG: EngineFacts(
-        checkpoint="Hugging Face folder with safetensors",
+        # Serves a Hugging Face folder with safetensors.
         lacks=frozenset(),
         # Pickles are never loaded, and other programs' formats double a download.
         not_downloaded=("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "original/*"),
@@ -40,7 +38,7 @@ ENGINES: Mapping[EngineType, EngineFacts] = {
         group_variables={"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"},
     ),
     EngineType.FURIOSA_LLM: EngineFacts(
-        checkpoint="folder with a Furiosa executable bundle (FXB), compiled for its number of devices",
+        # Serves a folder with a Furiosa executable bundle (FXB), compiled for its number of devices.
         lacks=frozenset({"mtp", "expert-parallel"}),
         not_downloaded=(),
         spans_nodes=False,
