@@ -6,11 +6,13 @@ room are looked at again when what is free has changed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from hanmaru_contracts import names
+from hanmaru_contracts.log import log_event
 
 from hanmaru_operator import kinds
 from hanmaru_operator.api_errors import Conflict, Invalid, NotFound
@@ -23,6 +25,7 @@ from hanmaru_operator.reconcile.view import View
 from hanmaru_operator.status import merge_conditions, pool_status
 from hanmaru_operator.types import LiftGate, ObjectKey, PoolFacts, PoolName, ReplicaFacts
 
+_log = logging.getLogger(__name__)
 _TERMS = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms"
 
 
@@ -74,8 +77,10 @@ class PoolReconciler:
             return
         try:
             await self._applier.patch(pod, _lifting(pod, lift, datetime.fromtimestamp(self._now(), UTC)))
-        except (Conflict, Invalid, NotFound):
+        except (Conflict, NotFound):
             return  # it is another pod by now; the watch tells
+        except Invalid as error:  # as above, or a pod whose affinity somebody else has narrowed
+            log_event(_log, logging.WARNING, "pool.lift_refused", pod=pod.key.name, message=error.message)
 
     async def _show(self, entry: Entry, pool: PoolFacts, replicas: list[ReplicaFacts]) -> None:
         status, statements = pool_status(pool, replicas)

@@ -131,12 +131,21 @@ def make_bundle(
         written=written_hash(written),
         image=image,
         size=shape.size,
-        engine_spec=spec.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        engine_spec=_as_kept(spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
         pod_template=pod_template(plan, settings),
         placement=placement_of(written.pool),
         plan=shape.plan,
         resolved_revision=resolved_revision,
     )
+
+
+def _as_kept(value: Any) -> Any:
+    """Whole numbers without a decimal point: the API server keeps 3600.0 as 3600, and the file must stay the same."""
+    if isinstance(value, dict):
+        return {key: _as_kept(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_kept(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _engine_spec(owner: Owner, written: Written, planned: EngineSpec, settings: RenderSettings) -> EngineSpec:

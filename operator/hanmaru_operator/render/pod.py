@@ -102,7 +102,12 @@ def _our_template(plan: PodPlan, settings: RenderSettings) -> Manifest:
         spec["initContainers"][0]["env"].append({"name": "HOME", "value": HOME})
     if secrets := (*settings.image_pull_secrets, *model.pull_secrets):
         spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys(secrets)]
-    return {"metadata": {"labels": template_labels(plan.owner, plan.pool, plan.revision)}, "spec": spec}
+    metadata = {
+        "labels": template_labels(plan.owner, plan.pool, plan.revision),
+        # For `kubectl logs`. Lifting a gate adds ours by JSON patch, which needs annotations to be there.
+        "annotations": {"kubectl.kubernetes.io/default-container": names.ENGINE_CONTAINER},
+    }
+    return {"metadata": metadata, "spec": spec}
 
 
 def _engine(plan: PodPlan, settings: RenderSettings, model: SourceParts) -> Manifest:
@@ -218,7 +223,8 @@ def _ours_again(merged: Manifest, ours: Manifest, identity: list[Manifest]) -> M
     A template may remove a list of ours by null; what the pod cannot be without comes back.
     """
     metadata, spec, our_spec = {**merged["metadata"]}, {**merged["spec"]}, ours["spec"]
-    metadata["labels"] = {**(metadata.get("labels") or {}), **ours["metadata"]["labels"]}
+    for kind in ("labels", "annotations"):
+        metadata[kind] = {**(metadata.get(kind) or {}), **ours["metadata"][kind]}
     for name in ("nodeName", "serviceAccount", "restartPolicy"):
         spec.pop(name, None)
     for name in ("serviceAccountName", "automountServiceAccountToken", "terminationGracePeriodSeconds"):

@@ -35,6 +35,7 @@ class World:
         self.nodes = nodes
         self.suffix = uuid.uuid4().hex[:6]
         self._pools: list[str] = []
+        self._claims: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -45,6 +46,8 @@ class World:
         self.api.delete(self._path("modeldeployments"))
         for pool in self._pools:
             self.api.delete(f"/apis/{GROUP}/{VERSION}/acceleratorpools/{pool}")
+        for claim in self._claims:
+            self.api.delete(f"/api/v1/persistentvolumes/{self.named(claim)}")
 
     # --- objects -----------------------------------------------------------------------------------------------------
 
@@ -107,8 +110,35 @@ class World:
         }
 
     def deploy(self, name: str, pools: Sequence[str | Manifest], **spec: Any) -> None:
-        """Create it."""
-        self.api.create(self._path("modeldeployments"), self.deployment(name, pools, **spec))
+        """Create it, and the claim that holds its checkpoint."""
+        manifest = self.deployment(name, pools, **spec)
+        source = manifest["spec"]["source"]
+        if source["type"] == "PersistentVolumeClaim":
+            self.claim(source["persistentVolumeClaim"]["claimName"])
+        self.api.create(self._path("modeldeployments"), manifest)
+
+    def claim(self, name: str) -> None:
+        """A claim bound to a volume of its own, so that pods which mount it can be scheduled."""
+        if name in self._claims:
+            return
+        self._claims.append(name)
+        size = {"storage": "1Gi"}
+        shared: Manifest = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+        volume = {
+            **shared,
+            "capacity": size,
+            "hostPath": {"path": "/nowhere"},
+            "claimRef": {"namespace": self.namespace, "name": name},
+        }
+        wanted = {**shared, "resources": {"requests": size}, "volumeName": self.named(name)}
+        self.api.create(
+            "/api/v1/persistentvolumes",
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": self.named(name)}, "spec": volume},
+        )
+        self.api.create(
+            f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims",
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": wanted},
+        )
 
     def patch(self, name: str, spec: Manifest) -> None:
         """Merge into a deployment's spec."""

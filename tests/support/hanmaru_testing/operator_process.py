@@ -1,0 +1,142 @@
+"""`hanmaru operator run` as a process of its own, for tests that need the whole operator or want to kill it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+from hanmaru_contracts import names
+
+PLATFORM_SECRET = "p" * 64
+START_S = 40.0
+"""Imports take seconds on a busy machine."""
+STOP_S = 20.0
+LEASE = {"leaseS": 4.0, "renewDeadlineS": 3.0, "retryS": 0.5}
+"""Short, so that a test which kills a leader need not wait for long."""
+
+
+class OperatorProcess:
+    """One operator; a context manager that ends it. Its log is kept for the test that fails."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kubeconfig: Path,
+        redis_url: str,
+        namespace: str,
+        name: str = "operator-0",
+        **settings: Any,
+    ) -> None:
+        """`namespace`: its own, which must exist. `settings`: more of the settings file, as there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        self.log = folder / f"{name}.log"
+        secret = folder / "platform-secret"
+        secret.touch(mode=0o600)
+        secret.write_text(PLATFORM_SECRET)
+        file = folder / f"{name}.yaml"
+        file.write_text(
+            yaml.safe_dump(
+                {
+                    "lease": LEASE,
+                    "httpPort": 0,
+                    "operatorImage": "operator:test",
+                    "workerImages": {"SGLang": "worker:default"},
+                    **settings,
+                }
+            )
+        )
+        self._environment: Mapping[str, str] = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            names.ENV_OPERATOR_SETTINGS_FILE: str(file),
+            names.ENV_PLATFORM_SECRET_FILE: str(secret),
+            names.ENV_REDIS_URL: redis_url,
+            names.ENV_POD_NAMESPACE: namespace,
+            names.ENV_POD_NAME: name,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and do not wait."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "hanmaru_cli", "operator", "run"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def await_event(self, event: str, *, within_s: float = START_S, since: int = 0) -> dict[str, Any]:
+        """The first log event of that name after the first `since` bytes of the log."""
+        deadline = time.monotonic() + within_s
+        while True:
+            for line in self.log.read_bytes()[since:].splitlines():
+                if line.startswith(b"{") and (found := json.loads(line)).get("event") == event:
+                    return dict(found)
+            if self._process is not None and self._process.poll() is not None:
+                raise AssertionError(f"the operator ended with {self._process.returncode}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no event {event} within {within_s:g} s:\n{self.tail()}")
+            time.sleep(0.05)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Ask its health and metrics server: status and body."""
+        port = self.await_event("operator.started")["http_port"]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def kill(self) -> None:
+        """As the kernel would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(STOP_S)
+
+    def stop(self) -> int:
+        """SIGTERM; its exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(STOP_S)
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-6000:]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(STOP_S)
+        if error is not None:
+            print(f"--- {self.log.name}\n{self.tail()}")
