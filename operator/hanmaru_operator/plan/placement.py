@@ -20,6 +20,8 @@ from hanmaru_operator.types import NodeName, NodeRoom
 _ROUNDING = 1e-9
 """Sums of tenths of cores are off by about 1e-15."""
 _GIB = 1 << 30
+_MANY = 1e6
+"""Pods on a node that names no bound."""
 Domain = tuple[str, list[NodeRoom]]
 
 
@@ -154,7 +156,7 @@ def _domains(shape: GroupShape, rooms: Iterable[NodeRoom]) -> list[Domain]:
 
 def _places(shape: GroupShape, amounts: Amounts) -> int:
     """How many pods of the group the amounts hold."""
-    places = amounts.get(PODS, float(shape.size))
+    places = amounts.get(PODS, _MANY)
     for resource, wanted in shape.requests.items():
         if wanted > 0:
             places = min(places, amounts.get(resource, 0.0) / wanted)
@@ -181,11 +183,21 @@ def _no_room(shape: GroupShape, domains: Sequence[Domain]) -> NoRoom:
     shortages = [(_shortage(shape, members), name) for name, members in domains]
     missing, name = min(shortages, key=lambda domain: (_whole(domain[0].get(shape.resource, 0.0)), domain[1]))
     devices = _whole(missing.get(shape.resource, 0.0))
-    others = ", ".join(
-        _amount(resource, missing[resource]) for resource in sorted(missing) if resource != shape.resource
-    )
-    what = f"{devices} missing" if devices else f"{others or 'places'} missing beside free {shape.resource}"
+    members = dict(domains)[name]
+    beside = {short for member in members for short in _short_of(shape, member)}
+    if devices:
+        what = f"{devices} missing" + (f" (too little {', '.join(sorted(beside))} beside free ones)" if beside else "")
+    else:
+        others = [_amount(resource, missing[resource]) for resource in sorted(missing)]
+        what = f"{', '.join(others) or 'places for pods'} missing beside free {shape.resource}"
     return NoRoom(devices, name, f"{what}, best in {name}" if name else what)
+
+
+def _short_of(shape: GroupShape, room: NodeRoom) -> list[str]:
+    """Resources that keep a pod from a node whose devices are free."""
+    if not shape.devices or room.free.get(shape.resource, 0.0) < shape.devices:
+        return []
+    return [resource for resource, wanted in shape.requests.items() if room.free.get(resource, 0.0) < wanted]
 
 
 def _shortage(shape: GroupShape, members: Sequence[NodeRoom]) -> dict[str, float]:
