@@ -8,6 +8,7 @@ other people's objects beyond what counts for room on a node. Pure.
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from typing import Any
 
 import msgspec
 from hanmaru_contracts import names
+from hanmaru_contracts.errors import HanmaruError
+from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import ReplicaId
 
 from hanmaru_operator import kinds
@@ -30,6 +33,7 @@ _OUR_PREFIX = "serving.hanmaru.dev/"
 MAX_SECRET_VALUE_CHARS = 8192
 """Of one value, in base64. A tenant's namespace may hold other Secrets too, a megabyte each; keys are short."""
 
+_log = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
@@ -103,6 +107,17 @@ class Entry:
         )
 
 
+def readable_entry(kind: str, raw: Manifest) -> Entry | None:
+    """As `entry_of`; None, and a log line, for one that cannot be read: it must not hide all others of its kind."""
+    try:
+        return entry_of(kind, raw)
+    except (KeyError, TypeError, ValueError, HanmaruError) as error:
+        metadata = raw.get("metadata") or {}
+        where = {"namespace": metadata.get("namespace"), "name": metadata.get("name")}
+        log_event(_log, logging.ERROR, "object.unreadable", kind=kind, **where, error=type(error).__name__)
+        return None
+
+
 def entry_of(kind: str, raw: Manifest) -> Entry:
     """What to keep of `raw`, an object of this kind (items of lists do not name theirs)."""
     metadata = raw["metadata"]
@@ -137,6 +152,14 @@ def _decoded(json: bytes) -> dict[str, Any]:
 
 def _time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
+
+
+def _written_time(text: str | None) -> float | None:
+    """Of an annotation, which anybody may write: a pod with nonsense in it still takes its room."""
+    try:
+        return _time(text) if text else None
+    except ValueError:
+        return None
 
 
 def _controller_uid(metadata: Mapping[str, Any]) -> str:
@@ -225,7 +248,7 @@ def _pod_facts(raw: Manifest, key: ObjectKey, *, is_ours: bool) -> PodFacts:
         is_terminating="deletionTimestamp" in metadata,
         has_ended=status.get("phase") in ("Succeeded", "Failed"),
         created_at=_time(metadata["creationTimestamp"]),
-        gate_lifted_at=_time(lifted_at) if lifted_at else None,
+        gate_lifted_at=_written_time(lifted_at),
         replica=ReplicaId(sys.intern(replica)) if replica else None,
         ordinal=_ordinal(labels),
         is_evicted=is_ours and _is_true(status, "DisruptionTarget"),

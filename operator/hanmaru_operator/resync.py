@@ -16,7 +16,7 @@ from hanmaru_contracts.log import log_event
 from hanmaru_operator.api_errors import ClusterError, Gone, NotFound
 from hanmaru_operator.cluster import Cluster
 from hanmaru_operator.objects import Store
-from hanmaru_operator.observe import Entry, entry_of
+from hanmaru_operator.observe import Entry, readable_entry
 from hanmaru_operator.watch import Followed
 
 _log = logging.getLogger(__name__)
@@ -157,6 +157,6 @@ class Resync:
             entries: list[Entry] = []
             version = 0
             async for page in self._cluster.pages(kind, namespace=namespace, labels=one.labels):
-                entries += [entry_of(kind, raw) for raw in page.items()]
+                entries += filter(None, (readable_entry(kind, raw) for raw in page.items()))
                 version = page.resource_version
             self._store.replace(kind, entries, version, namespace=namespace)

@@ -16,9 +16,9 @@ from hanmaru_contracts.names import LABEL_DEPLOYMENT, LABEL_POOL
 from pydantic import ValidationError
 
 from hanmaru_operator import kinds
-from hanmaru_operator.membership import Labels, selects_node
 from hanmaru_operator.objects import Change, Store
 from hanmaru_operator.observe import Entry
+from hanmaru_operator.plan.pools import Labels, is_met
 from hanmaru_operator.types import NodeName, ObjectKey
 
 DEPLOYMENT = kinds.MODEL_DEPLOYMENTS.kind
@@ -89,9 +89,7 @@ class Triggers:
         last = self._pools_of.get(node.key)
         if last is not None and last[0] == labels:
             return last[1]
-        pools = frozenset(
-            ObjectKey(POOL, "", name) for name, terms in self._terms.items() if selects_node(terms, labels)
-        )
+        pools = frozenset(ObjectKey(POOL, "", name) for name, terms in self._terms.items() if _selects(terms, labels))
         self._pools_of[node.key] = labels, pools
         return pools
 
@@ -141,6 +139,12 @@ class Triggers:
 
     def _deployments_in(self, namespace: str) -> Iterator[Call]:
         return (Call(key) for key in self._uses if key.namespace == namespace)
+
+
+def _selects(terms: Iterable[NodeSelectorTerm], labels: Labels) -> bool:
+    return any(
+        term.match_expressions and all(is_met(each, labels) for each in term.match_expressions) for term in terms
+    )
 
 
 def _owners(change: Change) -> Iterator[Call]:

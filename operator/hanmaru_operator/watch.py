@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import kopf
-from hanmaru_contracts.errors import HanmaruError
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import LABEL_MANAGED_BY, MANAGED_BY
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
@@ -32,8 +31,7 @@ from hanmaru_operator import kinds
 from hanmaru_operator.cluster import PAGE_OBJECTS
 from hanmaru_operator.connection import kopf_login
 from hanmaru_operator.kinds import Api
-from hanmaru_operator.observe import Entry, entry_of
-from hanmaru_operator.types import Manifest
+from hanmaru_operator.observe import Entry, readable_entry
 
 _log = logging.getLogger(__name__)
 
@@ -149,12 +147,8 @@ def _login(connection: SingleConfig) -> Callable[..., kopf.ConnectionInfo]:
 
 def _handler(kind: str, sink: Sink, call: Callable[..., object]) -> Callable[..., Any]:
     async def on_event(event: Any, **_: object) -> None:
-        raw: Manifest = event["object"]
-        try:
-            entry = entry_of(kind, raw)
-        except (KeyError, TypeError, ValueError, HanmaruError) as error:
-            name = raw.get("metadata", {}).get("name")
-            log_event(_log, logging.ERROR, "watch.unreadable", kind=kind, name=name, error=repr(error))
+        entry = readable_entry(kind, event["object"])
+        if entry is None:
             return
         if event["type"] == "DELETED":
             call(sink.vanished, entry)
