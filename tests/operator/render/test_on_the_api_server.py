@@ -172,7 +172,10 @@ def test_the_snapshot_comes_back_whole_and_cannot_be_changed(restricted: Namespa
     bundle = restricted.bundle("gpu")
     snapshot, _ = revision_manifests(bundle, restricted.owner)
     assert read_bundle(restricted.apply(snapshot)) == bundle
-    assert read_bundle(restricted.api.get(restricted.path(snapshot))) == bundle
+    kept = read_bundle(restricted.api.get(restricted.path(snapshot)))
+    assert kept == bundle
+    # The engine's file is text: the server's JSON may not write a number of it in another way.
+    assert revision_manifests(kept, restricted.owner) == revision_manifests(bundle, restricted.owner)
     with pytest.raises(ApiError, match="data: Invalid value"):
         restricted.apply(snapshot | {"data": snapshot["data"] | {"image": "another"}})
 
