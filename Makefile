@@ -27,7 +27,7 @@ smoke: setup ## Try a running `make up` as its users would: openai client, tools
 	@$(RUN) python tests/smoke/smoke.py $(ARGS)
 
 ##@ Development
-.PHONY: setup fmt lint types imports generate verify test ci checkpoint bench-gateway clean help
+.PHONY: setup fmt lint types imports generate verify test control-plane ci checkpoint bench-gateway bench-operator clean help
 setup: $(STAMP) ## Install what the project needs (done by every other target)
 
 $(UV): tools/install-uv
@@ -59,8 +59,11 @@ generate: setup ## Write every generated file anew
 verify: setup ## Fail when a generated file is stale
 	@$(RUN) python tools/generate.py --check
 
-test: setup ## Run the tests (ARGS="-k name")
+test: setup control-plane ## Run the tests (ARGS="-k name")
 	@$(RUN) pytest $(ARGS)
+
+control-plane: setup ## Build the real Kubernetes control plane that tests start (once a machine, outside the checkout)
+	@PYTHONPATH=tests/support:tests/cluster $(RUN) python -m hanmaru_cluster build
 
 ci: lint types imports verify test ## What .ci/run does
 
@@ -69,6 +72,9 @@ checkpoint: setup ## Train the tiny K-EXAONE checkpoint anew (LAYERS=n makes a d
 
 bench-gateway: setup ## Measure our gateway against LiteLLM and SMG, interleaved; one JSON line last
 	@UV=$(abspath $(UV)) $(RUN) python bench/gateway/run.py $(ARGS)
+
+bench-operator: setup control-plane ## Measure planning and reconciling with 1,000 deployments; one JSON line last
+	@PYTHONPATH=tests/support:tests/cluster $(RUN) python bench/operator/run.py $(ARGS)
 
 clean: ## Remove the environment and tools of this checkout (caches outside it stay)
 	@rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

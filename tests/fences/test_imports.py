@@ -24,16 +24,30 @@ for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 """
 
-_STACK = "sglang,torch,transformers,ray,redis,aiohttp,grpc,jinja2,kopf,kubernetes,tokenizers,uvicorn"
+_STACK = "sglang,torch,transformers,ray,redis,aiohttp,grpc,jinja2,kopf,kubernetes,lightkube,tokenizers,uvicorn"
 
 
 @pytest.mark.parametrize(
     ("package", "banned", "skipped"),
     [
-        ("hanmaru_contracts", _STACK + ",hanmaru_gateway,hanmaru_worker,hanmaru_cli", ""),
-        ("hanmaru_gateway", "torch,sglang,transformers,kubernetes,kopf,hanmaru_worker", ""),
-        ("hanmaru_worker", "ray,kubernetes,kopf,torch,sglang,hanmaru_gateway", "hanmaru_worker.plugin"),
-        ("hanmaru_cli", _STACK + ",hanmaru_gateway,hanmaru_worker", ""),
+        ("hanmaru_contracts", _STACK + ",hanmaru_gateway,hanmaru_operator,hanmaru_worker,hanmaru_cli", ""),
+        ("hanmaru_gateway", "torch,sglang,transformers,kubernetes,kopf,lightkube,hanmaru_operator,hanmaru_worker", ""),
+        (
+            "hanmaru_operator",
+            "torch,sglang,transformers,ray,jinja2,tokenizers,uvicorn,hanmaru_gateway,hanmaru_worker",
+            "",
+        ),
+        (
+            "hanmaru_worker",
+            "ray,kubernetes,kopf,lightkube,torch,sglang,hanmaru_gateway,hanmaru_operator",
+            "hanmaru_worker.plugin",
+        ),
+        # What speaks to an API server comes with `hanmaru[operator]`, and is imported when it is asked for.
+        (
+            "hanmaru_cli",
+            _STACK + ",hanmaru_gateway,hanmaru_worker",
+            "hanmaru_cli.rollout,hanmaru_cli.api_server,hanmaru_cli.kubeconfig,hanmaru_cli.exec_login",
+        ),
     ],
 )
 def test_package_imports_without_what_its_image_lacks(package: str, banned: str, skipped: str) -> None:
