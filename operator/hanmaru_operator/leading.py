@@ -134,6 +134,7 @@ class Leading:
             children=children,
             fleet=self._fleet,
             settings=render,
+            return_after_s=settings.return_after_s,
             record=self._announcer.record,
             now=time.time,
             new_suffix=lambda: "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(_SUFFIX_CHARS)),

@@ -20,6 +20,7 @@ from hanmaru_contracts.wire.engine_spec import EngineType
 from pydantic import Field, ValidationError, model_validator
 
 from hanmaru_operator.leader import Times
+from hanmaru_operator.plan.replicas import RETURN_AFTER_S
 from hanmaru_operator.render.settings import RenderSettings
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -69,6 +70,8 @@ class Settings(StrictSchema):
     """Objects reconciled at the same time."""
     resync_interval_s: Seconds = 600.0
     """How often everything is listed and looked at again."""
+    return_after_s: Seconds = RETURN_AFTER_S
+    """How long a better pool must have had room before a replica returns to it."""
 
     redis_url: str = f"redis://127.0.0.1:{names.REDIS_PORT}/0"
     """Without credentials. The operator's own way to Redis."""

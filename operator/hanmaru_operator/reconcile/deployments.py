@@ -80,11 +80,12 @@ class DeploymentReconciler:
         children: Children,
         fleet: Fleet,
         settings: RenderSettings,
+        return_after_s: float,
         record: Recorder,
         now: Callable[[], float],
         new_suffix: Callable[[], str],
     ) -> None:
-        """`now`: Unix seconds. `new_suffix`: five random characters for a replica's name."""
+        """`return_after_s`: as for `plan_replicas`. `now`: Unix seconds. `new_suffix`: five random characters."""
         self._store = store
         self._view = view
         self._routes = routes
@@ -93,6 +94,7 @@ class DeploymentReconciler:
         self._fleet = fleet
         self._model_facts = ModelFactsReader(store, applier, settings)
         self._settings = settings
+        self._return_after_s = return_after_s
         self._record = record
         self._now = now
         self._new_suffix = new_suffix
@@ -121,7 +123,11 @@ class DeploymentReconciler:
         except ForeignObject as error:
             await self._show_problem(entry, _degraded("ForeignObject", error.message))
             return FOREIGN_RETRY_S
-        plan = plan_replicas(seen.facts, lambda: replica_id(key.name, self._new_suffix()))
+        plan = plan_replicas(
+            seen.facts,
+            lambda: replica_id(key.name, self._new_suffix()),
+            return_after_s=self._return_after_s,
+        )
         try:
             await self._children.carry_out(seen.asker, seen.choices, seen.facts.replicas, plan)
         except ForeignObject as error:
