@@ -82,8 +82,17 @@ _BY_STATUS: Mapping[int, type[ClusterError]] = {
 }
 
 
+_UNKNOWN_FIELD = "failed to create typed patch object"
+"""Server-side apply answers an unknown field with 500 and these words (API server 1.36)."""
+
+
+class _Cause(msgspec.Struct):
+    field: str = ""
+
+
 class _Details(msgspec.Struct):
     retry_after_s: float | None = msgspec.field(name="retryAfterSeconds", default=None)
+    causes: list[_Cause] = []
 
 
 class _Status(msgspec.Struct):
@@ -101,6 +110,10 @@ def from_answer(status: int, body: bytes, headers: Mapping[str, str]) -> Cluster
     if retry_after_s is None and said.details is not None:
         retry_after_s = said.details.retry_after_s
     kind = _BY_STATUS.get(status, Unreachable)
+    if said.message.startswith(_UNKNOWN_FIELD):
+        kind = Invalid
+    if said.details is not None and any(cause.field == "metadata.uid" for cause in said.details.causes):
+        kind = Conflict  # server-side apply calls another object of that name an invalid change of the uid
     return kind(said.message or f"the API server answered {status}", retry_after_s=retry_after_s)
 
 
