@@ -56,6 +56,16 @@ def operator(
 
 
 @pytest.fixture
+def own_operator(operator: OperatorProcess) -> Iterator[OperatorProcess]:
+    """The shared operator for a test that kills it or gives it other settings; for the others it is as before."""
+    yield operator
+    operator.end()
+    operator.configure()
+    operator.start()
+    operator.await_event("resync.ended")
+
+
+@pytest.fixture
 def world(control_plane: ControlPlane, operator: OperatorProcess, namespace: str, nodes: Nodes) -> Iterator[World]:
     """A corner of the cluster under the shared operator."""
     with World(control_plane.api, namespace, nodes) as made:

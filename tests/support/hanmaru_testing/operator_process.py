@@ -44,27 +44,20 @@ class OperatorProcess:
         secret = folder / "platform-secret"
         secret.touch(mode=0o600)
         secret.write_text(PLATFORM_SECRET)
-        file = folder / f"{name}.yaml"
-        file.write_text(
-            yaml.safe_dump(
-                {
-                    "lease": LEASE,
-                    "httpPort": 0,
-                    "operatorImage": "operator:test",
-                    "workerImages": {"SGLang": "worker:default"},
-                    **settings,
-                }
-            )
-        )
+        self._file = folder / f"{name}.yaml"
+        self._settings = settings
+        self.configure()
         self._environment: Mapping[str, str] = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig),
-            names.ENV_OPERATOR_SETTINGS_FILE: str(file),
+            names.ENV_OPERATOR_SETTINGS_FILE: str(self._file),
             names.ENV_PLATFORM_SECRET_FILE: str(secret),
             names.ENV_REDIS_URL: redis_url,
             names.ENV_POD_NAMESPACE: namespace,
             names.ENV_POD_NAME: name,
         }
+        self._begun = 0
+        """Where in the log the running process began."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,8 +66,19 @@ class OperatorProcess:
         assert self._process is not None
         return self._process.pid
 
+    def configure(self, **settings: Any) -> None:
+        """Write its settings file for the next start: as it was made, and these over that."""
+        ours: dict[str, Any] = {
+            "lease": LEASE,
+            "httpPort": 0,
+            "operatorImage": "operator:test",
+            "workerImages": {"SGLang": "worker:default"},
+        }
+        self._file.write_text(yaml.safe_dump({**ours, **self._settings, **settings}))
+
     def start(self) -> None:
         """Start it, and do not wait."""
+        self._begun = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "hanmaru_cli", "operator", "run"],
@@ -84,11 +88,11 @@ class OperatorProcess:
                 stderr=log,
             )
 
-    def await_event(self, event: str, *, within_s: float = START_S, since: int = 0) -> dict[str, Any]:
-        """The first log event of that name after the first `since` bytes of the log."""
+    def await_event(self, event: str, *, within_s: float = START_S) -> dict[str, Any]:
+        """The first log event of that name since the process was started."""
         deadline = time.monotonic() + within_s
         while True:
-            for line in self.log.read_bytes()[since:].splitlines():
+            for line in self.log.read_bytes()[self._begun :].splitlines():
                 if line.startswith(b"{") and (found := json.loads(line)).get("event") == event:
                     return dict(found)
             if self._process is not None and self._process.poll() is not None:
@@ -99,7 +103,7 @@ class OperatorProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         """Ask its health and metrics server: status and body."""
-        port = self.await_event("operator.started")["http_port"]
+        port = self.await_event("operator.serving")["port"]
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
             connection.request("GET", path)
@@ -124,6 +128,15 @@ class OperatorProcess:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-6000:]
 
+    def end(self) -> None:
+        """Have it not run any more, whatever state it is in."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -131,12 +144,6 @@ class OperatorProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(STOP_S)
+        self.end()
         if error is not None:
             print(f"--- {self.log.name}\n{self.tail()}")
