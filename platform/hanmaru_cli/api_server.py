@@ -5,8 +5,6 @@ What the server refuses comes as `api_errors`, in words that say what to do. No 
 
 from __future__ import annotations
 
-import base64
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,11 +17,8 @@ from hanmaru_contracts.crd.kinds import API_VERSION, GROUP, MODEL_DEPLOYMENT
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_operator.api_errors import ClusterError, Forbidden, NotFound, Unreachable, from_answer
 from hanmaru_operator.types import Manifest
-from lightkube.config.client_adapter import user_auth, verify_cluster
-from lightkube.config.models import User
-from lightkube.core.exceptions import ConfigError
 
-from hanmaru_cli.exec_login import TokenFromLogin, log_in
+from hanmaru_cli.credentials import prove
 from hanmaru_cli.kubeconfig import Access
 
 FIELD_MANAGER = "hanmaru-cli"
@@ -56,7 +51,8 @@ class ApiServer:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._http = _client(access)
-        self._extensions = {"sni_hostname": access.tls_server_name} if access.tls_server_name else None
+        name = access.cluster.tls_server_name
+        self._extensions = {"sni_hostname": name} if name else None
 
     def __enter__(self) -> Self:
         return self
@@ -140,28 +136,16 @@ class ApiServer:
 
 def _client(access: Access) -> httpx2.Client:
     """With the user's credentials. Logs in where the kubeconfig says so."""
-    user = access.connection.user or User()
     try:
-        auth = user_auth(user)
-        login = access.login
-        if login is not None:
-            found = log_in(access, login)
-            if found.token:
-                auth = TokenFromLogin(found.token, lambda: log_in(access, login).token)
-            if found.certificate:
-                user = User(client_cert_data=_base64(found.certificate), client_key_data=_base64(found.key))
+        trust, auth = prove(access)
         return httpx2.Client(
             base_url=access.server,
             auth=auth,
-            verify=verify_cluster(access.connection.cluster, user, access.connection.abs_file),
-            proxy=access.proxy_url,
+            verify=trust,
+            proxy=access.cluster.proxy_url or None,
             timeout=REQUEST_TIMEOUT_S,
         )
-    except (ConfigError, OSError, ssl.SSLError, ValueError, httpx2.InvalidURL, ImportError) as error:
+    except (OSError, ValueError, httpx2.InvalidURL, ImportError) as error:
         raise HanmaruError(
             ErrorCode.CONFIGURATION, f"context {access.context!r} cannot be used: {str(error) or type(error).__name__}"
         ) from error
-
-
-def _base64(pem: str) -> str:
-    return base64.b64encode(pem.encode()).decode()

@@ -1,25 +1,23 @@
-"""A kubeconfig's login program (`exec`): how it is run, and its token on every request.
+"""A kubeconfig's login program (`exec`): how it is asked, and what it answers.
 
-`api_server` logs in once before the first request, because the credentials may be a certificate, and again when the
-API server refuses a token: those of the clouds live for minutes, a rollout for hours. The program speaks to its user by
+`credentials` runs it before the first request, and again when its token is refused. The program speaks to its user by
 standard error and, where it may, by standard input. What it printed is never shown: it holds the token.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator
-from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
-import httpx2
 import msgspec
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 
-from hanmaru_cli.kubeconfig import Access, LoginProgram
+from hanmaru_cli.kubeconfig import Access, Cluster, LoginProgram
 
 LOGIN_TIMEOUT_S = 300.0
 """Some wait for a person in a browser."""
@@ -43,10 +41,10 @@ def log_in(access: Access, login: LoginProgram) -> Credentials:
     is_interactive = login.interactive_mode != "Never" and sys.stdin is not None and sys.stdin.isatty()
     if login.interactive_mode == "Always" and not is_interactive:
         raise _failed(access, f"{login.command} needs a terminal to log in")
-    extra = {each.get("name", ""): each.get("value", "") for each in login.env or ()}
+    extra = {each.get("name", ""): each.get("value", "") for each in login.env}
     try:
         done = subprocess.run(
-            [login.command, *(login.args or ())],
+            [login.command, *login.args],
             env={**os.environ, **extra, "KUBERNETES_EXEC_INFO": json.dumps(_question(access, login, is_interactive))},
             stdin=None if is_interactive else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -69,28 +67,20 @@ def log_in(access: Access, login: LoginProgram) -> Credentials:
     return found
 
 
-class TokenFromLogin(httpx2.Auth):
-    """Puts the token on each request, and asks for a new one when it is refused."""
-
-    def __init__(self, token: str, renew: Callable[[], str]) -> None:
-        self._token = token
-        self._renew = renew
-
-    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        """Called by httpx2 for each request."""
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        response = yield request
-        if response.status_code == HTTPStatus.UNAUTHORIZED:
-            self._token = self._renew()
-            request.headers["Authorization"] = f"Bearer {self._token}"
-            yield request
-
-
 def _question(access: Access, login: LoginProgram, is_interactive: bool) -> dict[str, Any]:
     spec: dict[str, Any] = {"interactive": is_interactive}
     if login.provide_cluster_info:
-        spec["cluster"] = dict(access.cluster or {})
+        spec["cluster"] = _cluster(access.cluster)
     return {"kind": "ExecCredential", "apiVersion": login.api_version, "spec": spec}
+
+
+def _cluster(cluster: Cluster) -> dict[str, Any]:
+    """As the protocol has it: with the authority itself, whatever file it stands in."""
+    told: dict[str, Any] = msgspec.to_builtins(cluster)
+    file = told.pop("certificate-authority")
+    if file and not cluster.certificate_authority_data:
+        told["certificate-authority-data"] = base64.b64encode(Path(file).read_bytes()).decode()
+    return {field: value for field, value in told.items() if value}
 
 
 def _failed(access: Access, why: str) -> HanmaruError:

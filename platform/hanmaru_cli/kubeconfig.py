@@ -16,52 +16,68 @@ from typing import Any
 import msgspec
 import yaml
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
-from lightkube.config.kubeconfig import KubeConfig, SingleConfig
-from lightkube.config.models import Cluster, Context, User
-from lightkube.core.exceptions import ConfigError
 
 DEFAULT_FILE = "~/.kube/config"
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _SECTIONS = {"clusters": "cluster", "contexts": "context", "users": "user"}
 _FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 """Fields that name files, relative to the kubeconfig they stand in."""
 _NOT_DONE = ("as", "as-uid", "as-groups", "as-user-extra", "auth-provider")
 
+_Entry = dict[str, Any]
 
-class LoginProgram(msgspec.Struct, frozen=True):
+
+class LoginProgram(msgspec.Struct, frozen=True, rename="camel"):
     """A user's `exec`: the program that prints credentials."""
 
-    api_version: str = msgspec.field(name="apiVersion")
+    api_version: str
     command: str
-    args: tuple[str, ...] | None = None
-    env: tuple[Mapping[str, str], ...] | None = None
-    install_hint: str = msgspec.field(name="installHint", default="")
-    provide_cluster_info: bool = msgspec.field(name="provideClusterInfo", default=False)
-    interactive_mode: str = msgspec.field(name="interactiveMode", default="IfAvailable")
+    args: tuple[str, ...] = ()
+    env: tuple[Mapping[str, str], ...] = ()
+    install_hint: str = ""
+    provide_cluster_info: bool = False
+    interactive_mode: str = "IfAvailable"
+
+
+class Cluster(msgspec.Struct, frozen=True, rename="kebab"):
+    """An API server, and how it is known for itself. `…_data` is base64 of what the other field names a file of."""
+
+    server: str
+    certificate_authority: str = ""
+    certificate_authority_data: str = ""
+    insecure_skip_tls_verify: bool = False
+    tls_server_name: str = ""
+    proxy_url: str = ""
+
+
+class User(msgspec.Struct, frozen=True, rename="kebab"):
+    """Credentials. `…_data` is base64 of what the other field names a file of."""
+
+    client_certificate: str = ""
+    client_certificate_data: str = ""
+    client_key: str = ""
+    client_key_data: str = ""
+    token: str = ""
+    token_file: str = msgspec.field(name="tokenFile", default="")
+    username: str = ""
+    password: str = ""
+    login: LoginProgram | None = msgspec.field(name="exec", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The way to one API server."""
+    """The way to one API server. Paths in it are absolute."""
 
-    connection: SingleConfig
-    """Its paths are absolute; it has a user, be it an empty one."""
+    context: str
     namespace: str
     """Where commands act unless told otherwise."""
-    login: LoginProgram | None = None
-    cluster: Mapping[str, Any] | None = None
-    """As the file has it, for a login program that asks for it."""
-    proxy_url: str | None = None
-    tls_server_name: str | None = None
+    cluster: Cluster
+    user: User
 
     @property
     def server(self) -> str:
         """URL of the API server."""
-        return self.connection.cluster.server
-
-    @property
-    def context(self) -> str:
-        """The context's name."""
-        return self.connection.context_name
+        return self.cluster.server
 
 
 def read_access(
@@ -83,12 +99,12 @@ def read_access(
         raise _wrong(f"{_listed(files)} {missing}; give --context with one of: {there_are}")
     try:
         return _access(chosen, merged, namespace)
-    except (msgspec.ValidationError, ValueError) as error:
+    except ValueError as error:
         raise _wrong(f"context {chosen!r} of {_listed(files)} cannot be read: {error}") from error
 
 
 def _files(environ: Mapping[str, str], kubeconfig: str | None) -> list[Path]:
-    """Files that are there; the one asked for must be."""
+    """Files that are there; the one asked for must be. None, in a pod: its ServiceAccount."""
     if kubeconfig:
         file = Path(kubeconfig).expanduser()
         if not file.is_file():
@@ -102,9 +118,9 @@ def _files(environ: Mapping[str, str], kubeconfig: str | None) -> list[Path]:
     return found
 
 
-def _merge(files: Iterable[Path]) -> tuple[dict[str, dict[str, dict[str, Any]]], str]:
+def _merge(files: Iterable[Path]) -> tuple[dict[str, dict[str, _Entry]], str]:
     """Entries by section and name, and the current context; what stands first counts."""
-    merged: dict[str, dict[str, dict[str, Any]]] = {section: {} for section in _SECTIONS}
+    merged: dict[str, dict[str, _Entry]] = {section: {} for section in _SECTIONS}
     current = ""
     for file in files:
         try:
@@ -118,62 +134,53 @@ def _merge(files: Iterable[Path]) -> tuple[dict[str, dict[str, dict[str, Any]]],
     return merged, current
 
 
-def _absolute(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
-    paths: dict[str, Any] = {field: str(folder.absolute() / entry[field]) for field in _FILES if entry.get(field)}
+def _absolute(entry: _Entry, folder: Path) -> _Entry:
+    """Without empty fields, and with paths that hold anywhere."""
+    paths: _Entry = {field: str(folder.absolute() / entry[field]) for field in _FILES if entry.get(field)}
     login = entry.get("exec")
-    if isinstance(login, dict) and os.sep in str(login.get("command", "")):
-        paths["exec"] = {**login, "command": str(folder.absolute() / login["command"])}
-    return {**entry, **paths}
+    if login:
+        login = {field: value for field, value in login.items() if value is not None}
+        if os.sep in str(login.get("command", "")):
+            login["command"] = str(folder.absolute() / login["command"])
+        paths["exec"] = login
+    return {field: value for field, value in entry.items() if value is not None} | paths
 
 
-def _access(name: str, merged: Mapping[str, Mapping[str, dict[str, Any]]], namespace: str | None) -> Access:
+def _access(name: str, merged: Mapping[str, Mapping[str, _Entry]], namespace: str | None) -> Access:
     context = merged["contexts"][name]
     cluster = _named(merged, "clusters", context.get("cluster"))
     user = _named(merged, "users", context.get("user")) if context.get("user") else {}
     not_done = [field for field in _NOT_DONE if user.get(field)]
     if not_done:
         raise ValueError(f"`{not_done[0]}` is not done here; use a context that logs in as the user that is meant")
-    if bool(user.get("client-certificate") or user.get("client-certificate-data")) != bool(
-        user.get("client-key") or user.get("client-key-data")
+    found = msgspec.convert(user, User)
+    if bool(found.client_certificate or found.client_certificate_data) != bool(
+        found.client_key or found.client_key_data
     ):
         raise ValueError("a client certificate and its key belong together")
-    login = user.get("exec")
-    return Access(
-        SingleConfig(
-            name,
-            msgspec.convert(context, Context),
-            msgspec.convert(_data_wins(cluster), Cluster),
-            msgspec.convert({field: value for field, value in user.items() if field != "exec"}, User),
-        ),
-        namespace or context.get("namespace") or "default",
-        login=msgspec.convert(login, LoginProgram) if login else None,
-        cluster=cluster,
-        proxy_url=cluster.get("proxy-url"),
-        tls_server_name=cluster.get("tls-server-name"),
-    )
+    return Access(name, namespace or context.get("namespace") or "default", msgspec.convert(cluster, Cluster), found)
 
 
-def _named(merged: Mapping[str, Mapping[str, dict[str, Any]]], section: str, name: object) -> dict[str, Any]:
+def _named(merged: Mapping[str, Mapping[str, _Entry]], section: str, name: object) -> _Entry:
     if not isinstance(name, str) or name not in merged[section]:
         raise ValueError(f"it names {_SECTIONS[section]} {name!r}, which is not among the {section}")
     return merged[section][name]
 
 
-def _data_wins(cluster: dict[str, Any]) -> dict[str, Any]:
-    """Where a certificate authority is given twice, kubectl takes the one in the file itself, lightkube the other."""
-    if cluster.get("certificate-authority-data"):
-        return {field: value for field, value in cluster.items() if field != "certificate-authority"}
-    return cluster
-
-
 def _in_pod(environ: Mapping[str, str], namespace: str | None) -> Access:
-    assert "KUBERNETES_SERVICE_HOST" in environ, "or a file was found"
+    host = environ["KUBERNETES_SERVICE_HOST"]
+    host = f"[{host}]" if ":" in host else host
     try:
-        connection = KubeConfig.from_service_account().get()
-    except (ConfigError, KeyError, OSError) as error:
-        raise _wrong(f"this pod has no ServiceAccount to act with ({error}); give --kubeconfig") from error
-    assert connection is not None, "get() without a default raises instead"
-    return Access(connection, namespace or connection.namespace)
+        own_namespace = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise _wrong("this pod has no ServiceAccount to act with; give --kubeconfig") from error
+    server = f"https://{host}:{environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+    return Access(
+        "the pod's own",
+        namespace or own_namespace,
+        Cluster(server, certificate_authority=str(SERVICE_ACCOUNT / "ca.crt")),
+        User(token_file=str(SERVICE_ACCOUNT / "token")),
+    )
 
 
 def _listed(files: Iterable[Path]) -> str:
