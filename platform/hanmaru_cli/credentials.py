@@ -37,7 +37,7 @@ class RenewedToken(httpx2.Auth):
 
 
 def prove(access: Access) -> tuple[ssl.SSLContext, httpx2.Auth | None]:
-    """What to connect with; logs in if need be. Raises HanmaruError; OSError and ValueError for broken PEM or base64."""
+    """What to connect with; logs in if need be. Raises HanmaruError, OSError, and ValueError when malformed."""
     user, login = access.user, access.user.login
     context = _trust(access.cluster)
     if user.client_certificate or user.client_certificate_data:
