@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +36,7 @@ class OperatorProcess:
         redis_url: str,
         namespace: str,
         name: str = "operator-0",
+        environ: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         """`namespace`: its own, which must exist. `settings`: more of the settings file, as there."""
@@ -55,6 +57,7 @@ class OperatorProcess:
             names.ENV_REDIS_URL: redis_url,
             names.ENV_POD_NAMESPACE: namespace,
             names.ENV_POD_NAME: name,
+            **(environ or {}),
         }
         self._begun = 0
         """Where in the log the running process began."""
@@ -136,6 +139,17 @@ class OperatorProcess:
                 self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Not running for a block; afterwards as it was made, leading again."""
+        self.end()
+        try:
+            yield
+        finally:
+            self.configure()
+            self.start()
+            self.await_event("resync.ended")
 
     def __enter__(self) -> Self:
         self.start()
