@@ -32,12 +32,14 @@ def progress(facts: DeploymentFacts, plan: ReplicaPlan, old_conditions: Iterable
         if facts.spec.lifecycle.stopped:
             return _progressing(True, "Stopped", f"{len(live)} replicas are left" if live else "no replica is left")
         return _progressing(False, "Refused", "the deployment may not run")
-    old = sum(not _is_current(facts, replica) for replica in live)
+    old = sum(not is_current(facts, replica) for replica in live)
     if facts.spec.rollout.paused:
         message = f"rollout.paused is true; {old} of {len(live)} replicas run an old revision"
         return _progressing(None, "Paused", message)
     if is_complete(facts):
         return _progressing(True, "RolloutComplete", f"{len(live)} replicas run the current revision")
+    if any(option.is_pending for option in facts.options):
+        return _progressing(True, "ReadingModel", "what the pools can run is being found out")
     reason, message = _doing(facts, live, old)
     deadline = progress_deadline(facts, plan, old_conditions)
     if deadline is not None and facts.now >= deadline:
@@ -51,7 +53,7 @@ def is_complete(facts: DeploymentFacts) -> bool:
     live = [replica for replica in facts.replicas if not replica.is_terminating]
     return (
         len(live) == facts.spec.replicas
-        and all(replica.is_ready and _is_current(facts, replica) for replica in live)
+        and all(replica.is_ready and is_current(facts, replica) for replica in live)
         and not any(is_draining(facts, replica) for replica in facts.replicas)
     )
 
@@ -90,7 +92,8 @@ def _doing(facts: DeploymentFacts, live: list[ReplicaFacts], old: int) -> tuple[
     return "StartingReplicas", f"{counts}; {draining} drain" if draining else counts
 
 
-def _is_current(facts: DeploymentFacts, replica: ReplicaFacts) -> bool:
+def is_current(facts: DeploymentFacts, replica: ReplicaFacts) -> bool:
+    """Whether it runs what a new replica in its pool would run."""
     return any(option.pool == replica.pool and option.revision == replica.revision for option in facts.options)
 
 

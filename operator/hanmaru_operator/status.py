@@ -26,7 +26,7 @@ from hanmaru_contracts.names import LABEL_DEPLOYMENT, LABEL_POD_INDEX
 
 from hanmaru_operator.plan.groups import nodes_of
 from hanmaru_operator.plan.maintenance import is_overdue
-from hanmaru_operator.progress import progress, progress_deadline, startup_deadlines
+from hanmaru_operator.progress import is_current, progress, progress_deadline, startup_deadlines
 from hanmaru_operator.types import (
     ConditionType,
     DeploymentFacts,
@@ -95,7 +95,8 @@ def deployment_status(
         selector=f"{LABEL_DEPLOYMENT}={facts.name},{LABEL_POD_INDEX}=0",
     )
     looks = [progress_deadline(facts, plan, old_conditions), *startup_deadlines(facts)]
-    return DeploymentReport(status, statements, min((at for at in looks if at is not None), default=None))
+    soonest = min((at for at in looks if at is not None and at > facts.now), default=None)
+    return DeploymentReport(status, statements, soonest)
 
 
 def pool_status(
@@ -211,8 +212,12 @@ def _degraded(facts: DeploymentFacts, live: Sequence[ReplicaFacts]) -> Iterable[
 def _unschedulable(facts: DeploymentFacts, live: Sequence[ReplicaFacts]) -> Iterable[Statement]:
     if not facts.may_run or not facts.spec.replicas:
         return
-    runnable = [option for option in facts.options if option.revision is not None]
+    runnable = [option for option in facts.options if option.revision is not None and not option.refusal]
+    if any(option.is_pending for option in facts.options):
+        return
     if not runnable:
+        if len(live) == facts.spec.replicas and all(is_current(facts, replica) for replica in live):
+            return
         yield _unschedulable_because("NoPoolFits", "", facts.options, live)
     elif any(replica.id in facts.without_room for replica in live):
         shapes = {_shape(option) for option in runnable}
@@ -244,7 +249,7 @@ def _shape(option: PoolOption) -> str:
 
 
 def _verdict(option: PoolOption, held: int) -> str:
-    if option.revision is None:
+    if option.revision is None or option.refusal:
         return option.refusal or "cannot run the model"
     if option.max_replicas is not None and held >= option.max_replicas:
         return f"holds its maxReplicas, {option.max_replicas}"

@@ -170,6 +170,10 @@ class PoolOption:
     revision: Revision | None
     """What a new replica here would run. None: nothing can run here, see `refusal`."""
     refusal: str = ""
+    """Why no new replica is made here. With a revision: what runs already stays."""
+    is_pending: bool = False
+    """Whether it will soon be known what can run here: until then nothing is replaced or moved, and nothing made in a
+    pool that comes after this one."""
     pod_requests: Mapping[str, float] = field(default_factory=dict)
     """What one pod of a replica asks for."""
     group_size: int = 1

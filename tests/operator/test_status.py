@@ -194,6 +194,34 @@ def test_counts_revisions_and_weights_add_up() -> None:
     assert status.selector == "serving.hanmaru.dev/deployment=m,apps.kubernetes.io/pod-index=0"
 
 
+@pytest.mark.parametrize(
+    ("replicas", "more", "expected"),
+    [
+        pytest.param(
+            [replica("r")], {"refusal": "too small"}, {"Progressing": (True, "RolloutComplete")}, id="runs already"
+        ),
+        pytest.param(
+            [],
+            {"refusal": "too small"},
+            {"Progressing": (True, "StartingReplicas"), "Unschedulable": (True, "NoPoolFits")},
+            id="refused",
+        ),
+        pytest.param([], {"is_pending": True}, {"Progressing": (True, "ReadingModel")}, id="not known yet"),
+    ],
+)
+def test_a_refusal_is_told_when_something_is_wanted(
+    replicas: list[Any], more: dict[str, Any], expected: dict[str, tuple[bool | None, str]]
+) -> None:
+    report = deployment_status(deployment(*replicas, options=[option("a", **more)], want=1), NOTHING)
+    assert {kind: value for kind, value in said(report).items() if kind != "Available"} == expected
+
+
+def test_a_time_that_has_passed_is_not_waited_for() -> None:
+    late = deployment_status(deployment(STARTING, now=NOW + 1e5), NOTHING)
+    assert message(late, ConditionType.PROGRESSING).startswith("no progress within 3600 s")
+    assert late.look_again_at is None
+
+
 # --- conditions over time ------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from hanmaru_operator.plan.groups import is_serving
 from hanmaru_operator.types import DeploymentFacts, PoolName, PoolOption, ReplicaFacts, Revision, Why
@@ -72,21 +73,22 @@ class Opening:
 def divide(facts: DeploymentFacts, replicas: Sequence[ReplicaFacts]) -> Division:
     """Sort the replicas that are neither ending nor on nodes that are to be emptied.
 
-    A replica in a pool that refuses the model now is replaced only as far as other pools may take it, and only when its
-    successor is ready: a refusal may pass. While a rollout is paused, whatever runs is good.
+    A pool that refuses new replicas keeps those that are current. Others there are replaced only as far as other pools
+    may take them, and only when their successors are ready: a refusal may pass. While a rollout is paused, or some pool
+    is not known yet, whatever runs is good.
     """
     best_first = sorted(replicas, key=lambda replica: removal_key(facts, replica), reverse=True)
-    if facts.spec.rollout.paused:
+    if facts.spec.rollout.paused or any(option.is_pending for option in facts.options):
         return _frozen(facts, best_first)
     options = {option.pool: option for option in facts.options}
-    runnable = {pool: option for pool, option in options.items() if option.revision is not None}
+    current = [replica for replica in best_first if _is_current(replica, options)]
+    old = [replica for replica in best_first if not _is_current(replica, options) and _takes_more(options, replica)]
+    homeless = [replica for replica in best_first if not _is_current(replica, options) and replica not in old]
     target = facts.spec.replicas
-    movable = min(target, sum(_maximum(option) for option in runnable.values()))
-    homeless = [replica for replica in best_first if replica.pool not in runnable]
-    current = [replica for replica in best_first if _is_current(replica, runnable)]
-    old = [replica for replica in best_first if replica.pool in runnable and not _is_current(replica, runnable)]
+    maxima = _maxima(facts.options, current)
+    movable = min(target, sum(maxima.values()))
     stranded = homeless[: target - movable]
-    quotas = _quotas(tuple(runnable.values()), movable)
+    quotas = _quotas(facts.options, maxima, movable)
     kept, extras = _settle(facts, current, quotas, is_rolling_out=bool(old or homeless))
     stale = [Stale(replica, Why.REPLACED, is_ready_first=False) for replica in old]
     stale += [
@@ -121,7 +123,8 @@ class Openings:
     """Pools' room while new replicas are given to them."""
 
     def __init__(self, facts: DeploymentFacts, division: Division) -> None:
-        self._options = tuple(option for option in facts.options if option.revision is not None)
+        known = takewhile(lambda option: not option.is_pending, facts.options)
+        self._options = tuple(option for option in known if option.revision is not None and not option.refusal)
         self._quotas = division.quotas
         self._held = Counter(replica.pool for replica in division.good if replica.pool in division.quotas.maximum)
         self._free = {option.pool: option.free_groups for option in self._options}
@@ -173,32 +176,47 @@ def _state(facts: DeploymentFacts, replica: ReplicaFacts) -> int:
     return 3 if is_serving(replica) else 2
 
 
-def _is_current(replica: ReplicaFacts, runnable: Mapping[PoolName, PoolOption]) -> bool:
-    return replica.pool in runnable and runnable[replica.pool].revision == replica.revision
+def _is_current(replica: ReplicaFacts, options: Mapping[PoolName, PoolOption]) -> bool:
+    return replica.pool in options and options[replica.pool].revision == replica.revision
 
 
-def _maximum(option: PoolOption) -> int:
-    return _NO_BOUND if option.max_replicas is None else option.max_replicas
+def _takes_more(options: Mapping[PoolName, PoolOption], replica: ReplicaFacts) -> bool:
+    option = options.get(replica.pool)
+    return option is not None and option.revision is not None and not option.refusal
 
 
-def _quotas(runnable: Sequence[PoolOption], goal: int) -> Quotas:
+def _maxima(options: Sequence[PoolOption], staying: Sequence[ReplicaFacts]) -> dict[PoolName, int]:
+    """Most replicas of each pool where something can run; one that refuses new ones has what stays there, no more."""
+    held = Counter(replica.pool for replica in staying)
+    return {
+        option.pool: min(
+            _NO_BOUND if option.max_replicas is None else option.max_replicas,
+            held[option.pool] if option.refusal else _NO_BOUND,
+        )
+        for option in options
+        if option.revision is not None
+    }
+
+
+def _quotas(options: Sequence[PoolOption], maxima: Mapping[PoolName, int], goal: int) -> Quotas:
     minimum: dict[PoolName, int] = {}
     left = goal
-    for option in runnable:
-        minimum[option.pool] = min(option.min_replicas, _maximum(option), left)
-        left -= minimum[option.pool]
-    return Quotas(minimum, {option.pool: _maximum(option) for option in runnable}, left)
+    for option in options:
+        if option.pool in maxima:
+            minimum[option.pool] = min(option.min_replicas, maxima[option.pool], left)
+            left -= minimum[option.pool]
+    return Quotas(minimum, maxima, left)
 
 
 def _frozen(facts: DeploymentFacts, best_first: Sequence[ReplicaFacts]) -> Division:
-    """While paused: scaling and repairs only, so the revision of what runs does not matter."""
-    runnable = tuple(option for option in facts.options if option.revision is not None)
+    """Scaling and repairs only, so the revision of what runs does not matter."""
     target = facts.spec.replicas
     good = best_first[:target]
-    homeless = sum(not any(option.pool == replica.pool for option in runnable) for replica in good)
-    goal = max(len(good), min(target, homeless + sum(_maximum(option) for option in runnable)))
+    maxima = _maxima(facts.options, good)
+    homeless = sum(replica.pool not in maxima for replica in good)
+    goal = max(len(good), min(target, homeless + sum(maxima.values())))
     surplus = tuple(Stale(replica, Why.SCALED_DOWN, is_ready_first=True) for replica in reversed(best_first[target:]))
-    return Division(goal, _quotas(runnable, goal - homeless), tuple(good), surplus)
+    return Division(goal, _quotas(facts.options, maxima, goal - homeless), tuple(good), surplus)
 
 
 def _settle(

@@ -110,6 +110,10 @@ def _better_pool(facts: DeploymentFacts, division: Division) -> PoolOption | Non
         if held.count(replica.pool) > division.quotas.minimum.get(replica.pool, held.count(replica.pool))
     ]
     for option in facts.options[: max(movable, default=0)]:
+        if option.is_pending:
+            return None
+        if option.refusal:
+            continue
         if option.free_groups > 0 and held.count(option.pool) < division.quotas.maximum.get(option.pool, 0):
             return option
     return None

@@ -100,6 +100,24 @@ def test_a_waiting_replica_stays_where_it_is(options: list[Any], without_room: b
     assert not plan_replicas(facts, new_ids()).steps
 
 
+@pytest.mark.parametrize(
+    ("pending", "replicas"),
+    [
+        pytest.param("a", [], id="the first choice is not known yet: nothing is made in the second"),
+        pytest.param("a", [replica("r", revision="0")], id="what runs in it stays"),
+        pytest.param(
+            "b", [replica("r", revision="0", pool="b")], id="what runs in it stays, whatever is free elsewhere"
+        ),
+    ],
+)
+def test_nothing_moves_before_it_is_known_what_the_pools_can_run(pending: str, replicas: list[ReplicaFacts]) -> None:
+    options = [
+        option(name, None if name == pending else "1", is_pending=name == pending, free_groups=name != pending)
+        for name in "ab"
+    ]
+    assert not plan_replicas(deployment(*replicas, options=options, want=1), new_ids()).steps
+
+
 # --- returning to a better pool ------------------------------------------------------------------------------------
 
 BETTER = [option("a", free_groups=1), option("b")]
@@ -231,6 +249,17 @@ def test_a_minimum_that_was_raised_is_met_without_a_gap() -> None:
 def test_a_refusal_ends_no_replica_that_has_nowhere_else_to_go() -> None:
     facts = deployment(replica("r", revision="0"), options=[option("a", None)])
     assert not plan_replicas(facts, new_ids()).steps
+
+
+def test_a_refusal_of_new_replicas_leaves_current_ones_where_they_are() -> None:
+    options = [option("a", refusal="nodes are time-sliced now"), option("b", free_groups=3)]
+    assert not plan_replicas(deployment(replica("r"), options=options), new_ids()).steps
+    grown = deployment(replica("r"), options=options, want=2)
+    assert (made(grown), deleted(grown)) == (["b"], {})
+    old = deployment(replica("r", revision="0"), options=options)
+    assert (made(old), deleted(old)) == (["b"], {})
+    alone = deployment(replica("r", revision="0"), options=options[:1])
+    assert not plan_replicas(alone, new_ids()).steps
 
 
 def test_a_refusal_moves_a_replica_only_once_its_successor_is_ready() -> None:

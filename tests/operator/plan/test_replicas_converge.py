@@ -38,6 +38,7 @@ EDITS = st.lists(
         st.sampled_from([
             "wait", "wait", "scale", "revise", "refuse", "pause", "rollout", "stop", "cordon", "uncordon", "lose",
             "return", "take", "leave", "evict", "minimum", "maximum", "redis", "drop", "remove", "jump",
+            "doubt",
         ]),
         st.integers(0, 11),
     ),
@@ -60,6 +61,8 @@ def happen(world: World, what: str, number: int) -> None:
                 each.revision = str(number)
         case "refuse":
             pool.revision = None if number % 2 else "1"
+        case "doubt":
+            pool.refusal, pool.is_pending = "some" if number % 2 else "", number % 3 == 0
         case "pause":
             world.rollout = {**world.rollout, "paused": number % 2 == 0}
         case "rollout":
@@ -120,7 +123,7 @@ def test_once_the_world_is_healthy_again_everything_is_as_it_was_asked_for(
     world.redis_answers = world.may_run = True
     world.rollout = {**world.rollout, "paused": False}
     for pool in world.pools.values():
-        pool.nodes, pool.maximum = 12, None
+        pool.nodes, pool.maximum, pool.refusal, pool.is_pending = 12, None, "", False
         pool.revision = "9"
     world.settle(rounds=400)
     assert len(world.groups) == world.ready == world.replicas, world.summary()

@@ -46,6 +46,8 @@ class Pool:
     revision: str | None = "1"
     minimum: int = 0
     maximum: int | None = None
+    refusal: str = ""
+    is_pending: bool = False
 
 
 @dataclass
@@ -105,12 +107,14 @@ class World:
             entry.minimum,
             entry.maximum,
             Revision(entry.revision) if entry.revision else None,
+            refusal=entry.refusal,
+            is_pending=entry.is_pending,
             pod_requests=shape.requests,
             group_size=entry.size,
-            free_groups=left.free_groups,
+            free_groups=0 if entry.refusal else left.free_groups,
             devices_missing=left.devices_missing,
             no_room=left.no_room,
-            fits_empty=left.fits_empty,
+            fits_empty=left.fits_empty and not entry.refusal,
             resource=GPU,
             domain_key=RACK,
         )
