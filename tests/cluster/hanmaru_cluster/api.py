@@ -53,6 +53,18 @@ class ApiClient:
             if error.status != http.client.NOT_FOUND:
                 raise
 
+    def changes(self, path: str, since: str) -> list[dict[str, Any]]:
+        """Watch events of the collection `path` after a resource version until now, oldest first. Raises ApiError.
+
+        The API server ends a watch after a second at the least, so this takes one.
+        """
+        status, text = self._exchange("GET", f"{path}?watch=1&resourceVersion={since}&timeoutSeconds=1", None, "")
+        events: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+        refusal = next((event["object"] for event in events if event.get("type") == "ERROR"), None)
+        if status >= http.client.BAD_REQUEST or refusal:
+            raise ApiError(status, text)
+        return events
+
     def is_ready(self) -> bool:
         """Whether the API server answers and calls itself ready."""
         try:

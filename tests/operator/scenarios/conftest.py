@@ -9,12 +9,15 @@ import pytest
 from hanmaru_cluster.control_plane import ControlPlane
 from hanmaru_cluster.nodes import Nodes
 from hanmaru_testing.facts_pods import FactsPods
-from hanmaru_testing.operator_process import OperatorProcess
+from hanmaru_testing.operator_process import PLATFORM_SECRET, OperatorProcess
 from hanmaru_testing.operator_world import World, checkpoint_folder
 from hanmaru_testing.planning import CONFIGS
 from hanmaru_testing.redis_server import RedisServer
+from hanmaru_testing.registrations import Registrations
 
 SYSTEM = "hanmaru-system"
+RETURN_AFTER_S = 2.0
+"""How long a better pool must have had room; minutes in an installation."""
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +52,11 @@ def operator(
     """The operator, leading and ready."""
     folder: Path = tmp_path_factory.mktemp("operator")
     with OperatorProcess(
-        folder, kubeconfig=control_plane.kubeconfig, redis_url=scenario_redis.url, namespace=system_namespace
+        folder,
+        kubeconfig=control_plane.kubeconfig,
+        redis_url=scenario_redis.url,
+        namespace=system_namespace,
+        returnAfterS=RETURN_AFTER_S,
     ) as running:
         running.await_event("resync.ended")
         yield running
@@ -70,3 +77,11 @@ def world(control_plane: ControlPlane, operator: OperatorProcess, namespace: str
     """A corner of the cluster under the shared operator."""
     with World(control_plane.api, namespace, nodes) as made:
         yield made
+
+
+@pytest.fixture
+def registrations(world: World, scenario_redis: RedisServer) -> Iterator[Registrations]:
+    """What this world's workers would say of themselves."""
+    made = Registrations(scenario_redis, PLATFORM_SECRET, world.namespace)
+    yield made
+    made.close()

@@ -152,6 +152,22 @@ class World:
         """Delete a deployment."""
         self.api.delete(self._path("modeldeployments", name))
 
+    def occupy(self, node: str, *, devices: int = 8) -> str:
+        """Somebody else's pod on a node, past the scheduler; its name."""
+        name = f"foreign-{uuid.uuid4().hex[:6]}"
+        container = {"name": "main", "image": "foreign", "resources": {"limits": {GPU: str(devices)}}}
+        pod = {"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [container]}}
+        self.api.create(f"/api/v1/namespaces/{self.namespace}/pods", pod)
+        return name
+
+    def delete_pod(self, name: str) -> None:
+        """Ask a pod to end."""
+        self.api.delete(self.pod_path(name))
+
+    def pod_path(self, name: str) -> str:
+        """Of a pod in the API."""
+        return f"/api/v1/namespaces/{self.namespace}/pods/{name}"
+
     # --- what became of them -----------------------------------------------------------------------------------------
 
     def get(self, name: str) -> Manifest:
@@ -171,6 +187,16 @@ class World:
         """Its StatefulSets, the oldest first."""
         found = self._list(f"/apis/apps/v1/namespaces/{self.namespace}/statefulsets", name)
         return sorted(found, key=lambda group: (group["metadata"]["creationTimestamp"], group["metadata"]["name"]))
+
+    def replicas(self, name: str) -> set[str]:
+        """Names of its replicas."""
+        return {group["metadata"]["name"] for group in self.groups(name)}
+
+    def children(self, name: str, plural: str) -> set[str]:
+        """Names of a replica's other objects, such as `secrets` or `apis/networking.k8s.io/v1/networkpolicies`."""
+        group, _, kind = plural.rpartition("/")
+        found = self._list(f"/{group or 'api/v1'}/namespaces/{self.namespace}/{kind}", name)
+        return {each["metadata"]["name"] for each in found if LABEL_REPLICA in each["metadata"]["labels"]}
 
     def pods(self, name: str, replica: str | None = None) -> list[Manifest]:
         """Pods of its replicas, or of one."""
