@@ -6,19 +6,18 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import pytest
 from hanmaru_cluster.control_plane import ControlPlane
-from hanmaru_operator import watch
 from hanmaru_operator.cluster import Cluster
 from hanmaru_operator.connection import open_http, read_connection
 from hanmaru_operator.objects import Change, Store
 from hanmaru_operator.observe import Entry
 from hanmaru_operator.resync import Resync
 from hanmaru_operator.types import ObjectKey
-from hanmaru_operator.watch import Followed, Watch, followed
+from hanmaru_operator.watch import Watch, followed
 
 DEADLINE_S = 40.0
 
@@ -34,7 +33,7 @@ class Mirror:
 
     async def until(self, reached: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE_S):
-            while not reached():
+            while not reached():  # noqa: ASYNC110 - what is awaited tells nobody
                 await asyncio.sleep(0.05)
 
 
