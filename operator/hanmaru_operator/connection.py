@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx2
 import kopf
+import msgspec
+import yaml
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from lightkube.config.client_adapter import AsyncClient, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
@@ -32,7 +34,7 @@ def read_connection(environ: Mapping[str, str]) -> SingleConfig:
         else:
             config = KubeConfig.from_file(_DEFAULT_KUBECONFIG)
         single = config.get()
-    except (ConfigError, KeyError, OSError, ValueError) as error:
+    except (ConfigError, KeyError, TypeError, OSError, ValueError, yaml.YAMLError, msgspec.MsgspecError) as error:
         raise HanmaruError(
             ErrorCode.CONFIGURATION,
             f"there is no way to the API server: {error}; set KUBECONFIG, or run in a pod with a ServiceAccount",
