@@ -44,8 +44,6 @@ class Choice:
     """What a new replica here is made from. None: nothing can run here."""
     is_allowed: bool = True
     """Whether the pool takes deployments of this namespace."""
-    is_pending: bool = False
-    """The model is not known yet."""
     is_outdated: bool = False
     """This operator would make the same revision otherwise."""
     experimental: tuple[str, ...] = ()
@@ -80,7 +78,7 @@ def choose(
         why = f"pool `{name}` does not take deployments of namespace `{asker.owner.namespace}`"
         return replace(_refused(entry, why), is_allowed=False)
     if isinstance(known, Unknown):
-        return replace(_refused(entry, known.problem or READING_MODEL), is_pending=not known.problem)
+        return _refused(entry, known.problem or READING_MODEL, is_pending=not known.problem)
     written = Written(asker.spec, entry, pool, asker.restarted_at)
     kept = choose_revision(asker.bundles, name, written_hash(written))
     try:
@@ -196,13 +194,14 @@ def _option(entry: DeploymentPool, pool: AcceleratorPoolSpec, bundle: Bundle, re
     )
 
 
-def _refused(entry: DeploymentPool, why: str) -> Choice:
+def _refused(entry: DeploymentPool, why: str, *, is_pending: bool = False) -> Choice:
     option = PoolOption(
         pool=PoolName(entry.name),
         min_replicas=entry.min_replicas,
         max_replicas=entry.max_replicas,
         revision=None,
         refusal=why,
+        is_pending=is_pending,
         no_room=why,
         fits_empty=False,
     )

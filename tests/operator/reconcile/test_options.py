@@ -1,0 +1,38 @@
+"""A pool offers what could be found out about it, and says what is still being found out."""
+
+from __future__ import annotations
+
+import pytest
+from hanmaru_contracts.crd.v1alpha1.model_deployment import ModelDeploymentSpec
+from hanmaru_contracts.wire.engine_spec import EngineType
+from hanmaru_operator.reconcile.model_facts import Known, Unknown
+from hanmaru_operator.reconcile.options import Asker, Choice, choose
+from hanmaru_operator.render.identity import Owner
+from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_testing.planning import model, pool_spec
+
+SPEC = ModelDeploymentSpec.model_validate(
+    {
+        "source": {"type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "weights"}},
+        "licence": {"accepted": "K-EXAONE AI Model License"},
+        "route": {"name": "k-exaone"},
+        "pools": [{"name": "a100"}],
+    }
+)
+SETTINGS = RenderSettings(
+    worker_images={EngineType.SGLANG: "worker:1"}, operator_image="operator:1", redis_url="redis://redis"
+)
+
+
+def chosen(known: Known | Unknown) -> Choice:
+    asker = Asker(Owner("default", "k-exaone", "uid"), SPEC, "", ())
+    return choose(asker, SPEC.pools[0], pool_spec(), (), known, {}, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("known", "is_pending"),
+    [(Unknown(""), True), (Unknown("config.json is no JSON"), False), (Known(model("k-exaone"), ""), False)],
+    ids=["being read", "unreadable", "read"],
+)
+def test_a_pool_is_pending_only_while_the_model_is_being_read(known: Known | Unknown, is_pending: bool) -> None:
+    assert chosen(known).option.is_pending == is_pending
