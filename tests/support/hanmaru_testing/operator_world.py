@@ -164,6 +164,12 @@ class World:
         """Ask a pod to end."""
         self.api.delete(self.pod_path(name))
 
+    def bind(self, pod: Manifest, node: str) -> None:
+        """Bind a pod as a scheduler does."""
+        name = pod["metadata"]["name"]
+        binding = {"metadata": {"name": name}, "target": {"apiVersion": "v1", "kind": "Node", "name": node}}
+        self.api.create(f"{self.pod_path(name)}/binding", binding)
+
     def pod_path(self, name: str) -> str:
         """Of a pod in the API."""
         return f"/api/v1/namespaces/{self.namespace}/pods/{name}"
@@ -178,6 +184,11 @@ class World:
         """A deployment's status; empty before the operator has looked."""
         status: Manifest = self.get(name).get("status") or {}
         return status
+
+    def pool_status(self, pool: str) -> Manifest:
+        """A pool's status, by its full name."""
+        found: Manifest = self.api.get(f"/apis/{GROUP}/{VERSION}/acceleratorpools/{pool}")["status"]
+        return found
 
     def condition(self, name: str, kind: str) -> Manifest:
         """One of its conditions; empty when it is not there."""
