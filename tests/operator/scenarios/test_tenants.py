@@ -103,7 +103,7 @@ def test_a_secret_without_a_key_is_said_and_mended(
     degraded = condition(tenants.get("acme"), "Degraded")
     assert degraded["status"] == "True"
     assert tenants.named("credential") in degraded["message"]
-    assert tenants.hashes("acme") == digests([good])
+    world.wait("the rest is in force", lambda: tenants.hashes("acme") == digests([good]), within_s=SOON_S)
     mended = tenants.new_key()
     tenants.write_secret("credential", f"{mended}\n")  # as an editor leaves it
     world.wait("mended", lambda: tenants.hashes("acme") == digests([good, mended]), within_s=SOON_S)
@@ -199,7 +199,7 @@ def test_the_second_claimant_of_a_route_name_gets_nothing_until_the_first_goes(
     assert pods == [], "not even one that reads its checkpoint"
     world.delete("k-exaone")
     elsewhere.wait_ready("taker")
-    assert tenants.route(route) == {f"{elsewhere.namespace}/taker": 100}
+    elsewhere.wait("it is told", lambda: tenants.route(route) == {f"{elsewhere.namespace}/taker": 100}, within_s=SOON_S)
     assert elsewhere.condition("taker", "NameConflict") == {}
 
 
