@@ -59,8 +59,8 @@ generate: setup ## Write every generated file anew
 verify: setup ## Fail when a generated file is stale
 	@$(RUN) python tools/generate.py --check
 
-test: setup control-plane ## Run the tests (ARGS="-k name")
-	@$(RUN) pytest $(ARGS)
+test: setup control-plane ## Run the tests (ARGS="tests/gateway -k name" for some of them)
+	@$(RUN) $(if $(ARGS),pytest $(ARGS),python tools/test.py)
 
 control-plane: setup ## Build the real Kubernetes control plane that tests start (once a machine, outside the checkout)
 	@PYTHONPATH=tests/support:tests/cluster $(RUN) python -m hanmaru_cluster build

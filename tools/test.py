@@ -1,0 +1,57 @@
+"""`make test` without ARGS: all tests, in two lots side by side.
+
+The lot of the operator and its control plane mostly waits, the other mostly computes, so together they take little
+longer than the longer one alone. Each lot is one pytest run with fixtures of its own; the second one's output follows
+the first one's. Exit status 1 when either failed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parents[1]
+WAITING = ("tests/operator", "tests/cluster")
+END_S = 60.0
+"""For an interrupted lot to take its processes down."""
+
+
+def main() -> int:
+    """Run both lots; 0 when all tests passed."""
+    begun_s = time.monotonic()
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        # A cache folder of its own: both write which tests failed last.
+        beside = _start([*WAITING, "-o", "cache_dir=.pytest_cache/waiting"], output)
+        first = _start([f"--ignore={folder}" for folder in WAITING], None)
+        try:
+            codes = [first.wait(), beside.wait()]
+        except KeyboardInterrupt:
+            codes = [_end(first), _end(beside)]
+        output.seek(0)
+        print(f"\n=== {' '.join(WAITING)}, run beside the above ===\n")
+        for line in output:
+            print(line, end="")
+    print(f"both lots: {time.monotonic() - begun_s:.0f} s, exit statuses {codes}")
+    return int(any(codes))
+
+
+def _start(arguments: list[str], output: IO[str] | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pytest", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+
+
+def _end(lot: subprocess.Popen[bytes]) -> int:
+    """The terminal's Ctrl-C reached it as well; it ends its own processes."""
+    try:
+        return lot.wait(END_S)
+    except subprocess.TimeoutExpired:
+        lot.kill()
+        return lot.wait()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
