@@ -14,7 +14,6 @@ from hanmaru_contracts.crd import kinds as crd
 
 Verb = Literal["get", "list", "watch", "create", "update", "patch", "delete"]
 
-_READ: tuple[Verb, ...] = ("get", "list", "watch")
 _FOLLOW: tuple[Verb, ...] = ("list", "watch")
 # Server-side apply is a patch, and asks for `create` where the object is not there yet.
 _APPLY: tuple[Verb, ...] = ("create", "patch", "delete")
@@ -69,7 +68,7 @@ def _ours(kind: crd.Kind) -> Api:
         kind.name,
         kind.plural,
         is_namespaced=kind.is_namespaced,
-        cluster_verbs=_READ,
+        cluster_verbs=_FOLLOW,
         status_verbs=("patch",),
     )
 
@@ -78,8 +77,8 @@ ACCELERATOR_POOLS = _ours(crd.ACCELERATOR_POOL)
 MODEL_DEPLOYMENTS = _ours(crd.MODEL_DEPLOYMENT)
 TENANTS = _ours(crd.TENANT)
 
-STATEFUL_SETS = Api("apps", "v1", "StatefulSet", "statefulsets", cluster_verbs=_READ + _APPLY)
-CONTROLLER_REVISIONS = Api("apps", "v1", "ControllerRevision", "controllerrevisions", cluster_verbs=_READ + _APPLY)
+STATEFUL_SETS = Api("apps", "v1", "StatefulSet", "statefulsets", cluster_verbs=_FOLLOW + _APPLY)
+CONTROLLER_REVISIONS = Api("apps", "v1", "ControllerRevision", "controllerrevisions", cluster_verbs=_FOLLOW + _APPLY)
 SERVICES = Api("", "v1", "Service", "services", cluster_verbs=_FOLLOW + _APPLY)
 CONFIG_MAPS = Api("", "v1", "ConfigMap", "configmaps", cluster_verbs=_FOLLOW + _APPLY)
 SERVICE_ACCOUNTS = Api("", "v1", "ServiceAccount", "serviceaccounts", cluster_verbs=_FOLLOW + _APPLY)
@@ -90,20 +89,11 @@ POD_DISRUPTION_BUDGETS = Api(
 # Every pod takes room on a node; only our own are changed: gates lifted, groups restarted, model facts read.
 PODS = Api("", "v1", "Pod", "pods", cluster_verbs=_FOLLOW + _APPLY)
 # A replica's key is written where its pods are. Only tenants' credentials are read, and only in `tenantNamespaces`.
-SECRETS = Api("", "v1", "Secret", "secrets", cluster_verbs=_APPLY, tenant_namespace_verbs=_READ)
+SECRETS = Api("", "v1", "Secret", "secrets", cluster_verbs=_APPLY, tenant_namespace_verbs=_FOLLOW)
 NODES = Api("", "v1", "Node", "nodes", is_namespaced=False, cluster_verbs=_FOLLOW)
 NAMESPACES = Api("", "v1", "Namespace", "namespaces", is_namespaced=False, cluster_verbs=_FOLLOW)
 EVENTS = Api("events.k8s.io", "v1", "Event", "events", cluster_verbs=("create", "patch"))
 LEASES = Api("coordination.k8s.io", "v1", "Lease", "leases", own_namespace_verbs=("get", "create", "update"))
-# kopf looks at which kinds there are, and waits for ours.
-CUSTOM_RESOURCE_DEFINITIONS = Api(
-    "apiextensions.k8s.io",
-    "v1",
-    "CustomResourceDefinition",
-    "customresourcedefinitions",
-    is_namespaced=False,
-    cluster_verbs=_READ,
-)
 
 APIS = (
     ACCELERATOR_POOLS,
@@ -122,7 +112,6 @@ APIS = (
     NAMESPACES,
     EVENTS,
     LEASES,
-    CUSTOM_RESOURCE_DEFINITIONS,
 )
 
 _BY_KIND = {api.kind: api for api in APIS}

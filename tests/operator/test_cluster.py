@@ -100,7 +100,7 @@ async def test_refusals_keep_the_servers_words(cluster: Cluster, namespace: str)
     with pytest.raises(Invalid, match="lowercase"):
         await cluster.create(bad)
     with pytest.raises(NotFound):
-        await cluster.get(ObjectKey("StatefulSet", namespace, "none"))
+        await cluster.get(ObjectKey("Lease", namespace, "none"))
 
 
 async def test_lists_come_in_pages_of_one_version(cluster: Cluster, namespace: str) -> None:
@@ -133,7 +133,7 @@ async def test_lists_come_in_pages_of_one_version(cluster: Cluster, namespace: s
 async def test_every_refusal_has_one_meaning(status: int, body: dict[str, str], expected: type[ClusterError]) -> None:
     server = scripted(lambda _: httpx2.Response(status, json=body))
     with pytest.raises(expected, match="m"):
-        await server.get(ObjectKey("StatefulSet", "a", "b"))
+        await server.get(ObjectKey("Lease", "own", "b"))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_every_refusal_has_one_meaning(status: int, body: dict[str, str], 
 )
 async def test_how_long_to_wait_is_told(response: httpx2.Response, seconds: float | None) -> None:
     with pytest.raises(HanmaruError) as caught:
-        await scripted(lambda _: response).get(ObjectKey("StatefulSet", "a", "b"))
+        await scripted(lambda _: response).get(ObjectKey("Lease", "own", "b"))
     assert caught.value.retry_after_s == seconds
 
 
@@ -170,9 +170,10 @@ async def test_what_is_not_listed_is_never_sent(attempt: Callable[[Cluster], Any
         await attempt(scripted(never, tenant_namespaces=["tenants"]))
 
 
-async def test_secrets_are_read_in_tenants_namespaces() -> None:
-    server = scripted(lambda _: httpx2.Response(200, json={"data": {}}), tenant_namespaces=["tenants"])
-    assert await server.get(ObjectKey("Secret", "tenants", "s")) == {"data": {}}
+async def test_secrets_are_listed_in_tenants_namespaces() -> None:
+    answer = {"metadata": {"resourceVersion": "1"}, "items": []}
+    server = scripted(lambda _: httpx2.Response(200, json=answer), tenant_namespaces=["tenants"])
+    assert (await anext(server.pages("Secret", namespace="tenants"))).raw_items == []
 
 
 async def test_nothing_is_written_without_the_lease_and_reading_goes_on() -> None:
@@ -180,7 +181,7 @@ async def test_nothing_is_written_without_the_lease_and_reading_goes_on() -> Non
     server = scripted(lambda _: httpx2.Response(200, json={}), time_left_s=lambda: left_s)
     with pytest.raises(NotLeader):
         await server.apply(config_map("a"))
-    await server.get(ObjectKey("StatefulSet", "a", "b"))
+    await server.get(ObjectKey("Lease", "own", "b"))
     left_s = 1.0
     await server.apply(config_map("a"))
 
@@ -197,7 +198,7 @@ async def test_a_write_ends_when_the_lease_does(monkeypatch: pytest.MonkeyPatch)
     assert time.monotonic() - begun < 5
     monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 0.2)
     with pytest.raises(Unreachable):
-        await server.get(ObjectKey("StatefulSet", "a", "b"))
+        await server.get(ObjectKey("Lease", "own", "b"))
 
 
 async def test_requests_are_counted_by_verb_and_code() -> None:
@@ -206,7 +207,7 @@ async def test_requests_are_counted_by_verb_and_code() -> None:
     def refuse(_: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("no")
 
-    key = ObjectKey("StatefulSet", "a", "b")
+    key = ObjectKey("Lease", "own", "b")
     await scripted(lambda _: httpx2.Response(200, json={}), count_request=lambda v, c: counted.append((v, c))).get(key)
     with pytest.raises(Unreachable):
         await scripted(refuse, count_request=lambda v, c: counted.append((v, c))).get(key)
