@@ -315,6 +315,8 @@ class ProgressReason(StrEnum):
     """Reasons of `Progressing`: how far a rollout is."""
 
     ROLLOUT_COMPLETE = "RolloutComplete"
+    READING_MODEL = "ReadingModel"
+    """The checkpoint is not known yet, so no pool can be judged."""
     STARTING_REPLICAS = "StartingReplicas"
     REPLACING_REPLICAS = "ReplacingReplicas"
     WAITING_FOR_DEVICES = "WaitingForDevices"

@@ -225,6 +225,7 @@ def test_nothing_is_complete_unless_the_operator_says_so_of_this_generation(
         (seen(replica(), replica("s", revision=Revision("0")), spec={"rollout": {"paused": True}}), Outcome.PAUSED),
         (seen(replica(), spec={"rollout": {"paused": True}}), Outcome.COMPLETE),
         (seen(options=[option(revision=None, refusal="too small")], want=1), Outcome.FAILED),
+        (seen(options=[option(revision=None, refusal="is read", is_pending=True)], want=1), Outcome.PROGRESSING),
         (seen(may_run=False, want=1), Outcome.FAILED),
         (seen(may_run=False, want=1, spec={"lifecycle": {"stopped": True}}), Outcome.COMPLETE),
     ],
