@@ -35,7 +35,7 @@ from hanmaru_operator.render.bundle import read_bundle
 from hanmaru_operator.render.identity import Owner, replica_id
 from hanmaru_operator.render.revision import source_hash
 from hanmaru_operator.render.settings import RenderSettings
-from hanmaru_operator.status import deployment_status, merge_conditions
+from hanmaru_operator.status import MAX_MESSAGE_CHARS, deployment_status, merge_conditions
 from hanmaru_operator.types import (
     ConditionType,
     DeploymentFacts,
@@ -269,7 +269,8 @@ class DeploymentReconciler:
             old_conditions=old,
         )
         conditions = merge_conditions(old, report.statements, generation=entry.generation, now=self._now())
-        status = report.status.model_copy(update={"conditions": conditions})
+        restarted_at = seen.asker.restarted_at[:MAX_MESSAGE_CHARS]
+        status = report.status.model_copy(update={"conditions": conditions, "restarted_at": restarted_at})
         await self._applier.ensure_status(entry, status.model_dump(mode="json", by_alias=True, exclude_none=True))
         for note in notes(old, conditions, plan.steps):
             self._record(entry, note)
