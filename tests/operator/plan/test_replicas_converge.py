@@ -9,7 +9,7 @@ from hanmaru_testing.small_world import Pool, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FAST = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROLLOUTS = st.sampled_from([
     {},
     {"maxSurge": 0},

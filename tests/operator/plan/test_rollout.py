@@ -38,7 +38,7 @@ ROLLOUTS: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rollout=st.sampled_from(ROLLOUTS),
     replicas=st.integers(1, 4),
