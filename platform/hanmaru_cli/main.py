@@ -307,5 +307,11 @@ def _complain(message: str) -> None:
 
 
 def main() -> None:
-    """Entry point."""
-    cli(prog_name="hanmaru")
+    """Entry point. A command whose extra is not installed says so."""
+    try:
+        cli(prog_name="hanmaru")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("hanmaru"):
+            raise
+        _complain(f"`{error.name}` is not installed; install the command's extra: hanmaru[gateway], [worker], [operator]")
+        sys.exit(1)

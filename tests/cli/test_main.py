@@ -57,3 +57,12 @@ def test_a_wrong_command_line_is_said_with_status_2(arguments: list[str], said: 
     assert run.returncode == 2
     assert said in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_command_whose_extra_is_missing_says_which_to_install() -> None:
+    blocked = "import sys; sys.modules['httpx2'] = None; sys.argv = ['hanmaru', 'rollout', 'status', 'md/x']\n"
+    blocked += "from hanmaru_cli.main import main; main()"
+    run = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, timeout=30, check=False)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "install the command's extra" in run.stderr
+    assert "Traceback" not in run.stderr
