@@ -88,8 +88,12 @@ class Directory:
 
     async def run(self) -> None:
         """Until cancelled."""
+        me = asyncio.current_task()
+        assert me is not None
         while True:
             await self.step()
+            if me.cancelling():  # Python 3.11's wait_for, which redis-py writes with, can swallow it
+                raise asyncio.CancelledError
             if self.is_reachable:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._poll_s):

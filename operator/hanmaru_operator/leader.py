@@ -145,6 +145,14 @@ class Elector:
 
     async def keep(self) -> None:
         """Renew for as long as it works, and then raise LeadershipLost."""
+        try:
+            await self._renew()
+        except LeadershipLost as error:
+            self._renewed_at = None
+            log_event(_log, logging.ERROR, "leader.lost", message=error.message)
+            raise
+
+    async def _renew(self) -> None:
         while True:
             await asyncio.sleep(min(self._times.retry_s, max(0.0, self.time_left_s())))
             left_s = self.time_left_s()

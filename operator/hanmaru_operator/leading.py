@@ -250,7 +250,8 @@ class Leading:
 
     async def _sweep(self) -> None:
         """After each listing, take out of Redis what has no object any more."""
-        while True:
+        me = asyncio.current_task()
+        while me is not None and not me.cancelling():  # see `Directory.run`
             await self._listed.wait()
             self._listed.clear()
             await self._fleet.sweep(self._replicas())

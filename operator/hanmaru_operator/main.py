@@ -11,8 +11,9 @@ import logging
 import os
 import signal
 import socket
+import threading
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import configure_logging, log_event
@@ -22,7 +23,7 @@ from hanmaru_operator import kinds
 from hanmaru_operator.cluster import Cluster
 from hanmaru_operator.connection import open_http, read_connection
 from hanmaru_operator.health import serve_health
-from hanmaru_operator.leader import Elector
+from hanmaru_operator.leader import Elector, LeadershipLost
 from hanmaru_operator.leading import Leading
 from hanmaru_operator.meters import Meters
 from hanmaru_operator.reconcile.children import Trust
@@ -37,6 +38,10 @@ EXIT_FAILED = 1
 """The lease is lost, or something broke: starting again helps."""
 EXIT_MISCONFIGURED = 2
 """A setting or file is wrong: starting again does not help."""
+STOP_LIMIT_S = 25.0
+"""From SIGTERM to the end: running reconciles have ten seconds of it, and Kubernetes waits for thirty."""
+LOST_LIMIT_S = 3.0
+"""From the loss of the lease to the end; the next leader may begin five seconds after it at the earliest."""
 
 
 def main() -> int:
@@ -63,17 +68,39 @@ def main() -> int:
 
 async def _run(settings: Settings, connection: SingleConfig, tracing: Tracing) -> None:
     stop = asyncio.Event()
+
+    def asked_to_stop() -> None:
+        _end_within(STOP_LIMIT_S)
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked_to_stop)
     try:
-        await run(settings, connection, tracing, stop)
+        await run(settings, connection, tracing, stop, on_lost=lambda: _end_within(LOST_LIMIT_S))
     finally:
         await tracing.close()
 
 
-async def run(settings: Settings, connection: SingleConfig, tracing: Tracing, stop: asyncio.Event) -> None:
-    """One operator: stand by, lead, and give the lease back. Raises HanmaruError, alone or in a group."""
+def _end_within(seconds: float) -> None:
+    """End the process by then, whatever still runs or waits: another one leads, or Kubernetes would kill us."""
+    timer = threading.Timer(seconds, os._exit, [EXIT_FAILED])
+    timer.daemon = True
+    timer.start()
+
+
+async def run(
+    settings: Settings,
+    connection: SingleConfig,
+    tracing: Tracing,
+    stop: asyncio.Event,
+    *,
+    on_lost: Callable[[], None],
+) -> None:
+    """One operator: stand by, lead, and give the lease back. Raises HanmaruError, alone or in a group.
+
+    `on_lost` is called at once when the lease is lost; what runs is cancelled then, and cannot write any more.
+    """
     trust, redis_password = _read_secrets(settings)
     meters = Meters()
     me = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
@@ -101,15 +128,22 @@ async def run(settings: Settings, connection: SingleConfig, tracing: Tracing, st
             metrics=meters.render,
         ) as port:
             log_event(_log, logging.INFO, "operator.serving", identity=me, port=port)
-            await _lead(elector, leading, stop)
+            await _lead(elector, leading, stop, on_lost)
 
 
-async def _lead(elector: Elector, leading: Leading, stop: asyncio.Event) -> None:
+async def _lead(elector: Elector, leading: Leading, stop: asyncio.Event, on_lost: Callable[[], None]) -> None:
+    async def keep() -> None:
+        try:
+            await elector.keep()
+        except LeadershipLost:
+            on_lost()
+            raise
+
     if not await _before(stop, elector.acquire()):
         return
     try:
         async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(elector.keep(), name="keep the lease")
+            keeper = group.create_task(keep(), name="keep the lease")
             await leading.run(stop)
             keeper.cancel()
     finally:
