@@ -313,5 +313,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("hanmaru"):
             raise
-        _complain(f"`{error.name}` is not installed; install the command's extra: hanmaru[gateway], [worker], [operator]")
+        extras = "hanmaru[gateway], hanmaru[worker] or hanmaru[operator]"
+        _complain(f"`{error.name}` is not installed; install the command's extra: {extras}")
         sys.exit(1)
