@@ -275,8 +275,8 @@ class Rollout(Schema):
     )
 
     max_surge: Natural | None = None
-    """Replicas above `replicas` while rolling out. 0 where the model fills the cluster. Both bounds absent: one more
-    where its devices are free, else one fewer."""
+    """Replicas above `replicas` while rolling out. 0 where the model fills the cluster. Absent beside
+    `maxUnavailable`: 0, or 1 when that is 0. Both absent: one more where its devices are free, else one fewer."""
     max_unavailable: Natural | None = None
     """Ready replicas that may be missing while rolling out. Absent beside `maxSurge`: 0, or 1 when that is 0."""
     paused: bool = False
