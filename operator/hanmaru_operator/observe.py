@@ -255,6 +255,7 @@ def _pod_facts(raw: Manifest, key: ObjectKey, *, is_ours: bool) -> PodFacts:
         ready_at=_ready_at(status) if is_ours else None,
         ends_by=_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         affinity_terms=_affinity_terms(spec) if is_ours else 0,
+        lifted_with=annotations.get(names.ANNOTATION_LIFTED_WITH, ""),
         report=_report(status) if labels.get(names.LABEL_COMPONENT) == names.COMPONENT_MODEL_FACTS else "",
     )
 

@@ -70,6 +70,8 @@ class PodFacts:
     """Its deletionTimestamp: when a pod that is terminating should be gone. None: it is not terminating."""
     affinity_terms: int = 0
     """Terms of its required node affinity, of a pod of ours: each is narrowed when its gate is lifted."""
+    lifted_with: str = ""
+    """`groups.digest_of` the group's pods when our gate was lifted. Empty: not by us, or not yet."""
     report: str = ""
     """Of a pod that read a model's facts: its termination message."""
 
@@ -291,6 +293,8 @@ class LiftGate:
     pod: str
     uid: str
     node: NodeName
+    lifted_with: str
+    """`groups.digest_of` the group's pods: a pod that is made anew later does not belong to them."""
 
 
 # --- conditions and events -----------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def test_our_pods_tell_their_group_their_plan_and_their_state() -> None:
     annotations = {
         "serving.hanmaru.dev/planned-node": "n7",
         "serving.hanmaru.dev/gate-lifted-at": "2026-11-22T19:00:05Z",
+        "serving.hanmaru.dev/lifted-with": "0123456789",
     }
     spec = {"schedulingGates": [{"name": "serving.hanmaru.dev/group"}, {"name": "other/gate"}], "containers": []}
     conditions = [{"type": "DisruptionTarget", "status": "True"}]
@@ -97,6 +98,7 @@ def test_our_pods_tell_their_group_their_plan_and_their_state() -> None:
     assert (facts.replica, facts.ordinal, facts.planned_node) == ("m-abcde", 1, "n7")
     assert facts.gates == ("serving.hanmaru.dev/group", "other/gate")
     assert facts.gate_lifted_at == facts.created_at + 5
+    assert facts.lifted_with == "0123456789"
     assert facts.is_evicted
     assert not facts.is_ready
 

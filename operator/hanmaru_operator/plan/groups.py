@@ -6,14 +6,12 @@ the other does not complete.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 from hanmaru_contracts.names import GATE_GROUP
 
 from hanmaru_operator.types import NodeName, PodFacts, ReplicaFacts
-
-CLOCK_SLACK_S = 60.0
-"""The API server stamps a pod's creation, the operator the lifting of its gate: their clocks may differ by this."""
 
 
 def is_lifted(pod: PodFacts) -> bool:
@@ -41,21 +39,24 @@ def is_bound(replica: ReplicaFacts) -> bool:
     return len(replica.pods) == replica.size and all(pod.node for pod in replica.pods)
 
 
+def digest_of(pods: Iterable[PodFacts]) -> str:
+    """Tells one set of pods from another, whatever their order; kept with each pod that is lifted."""
+    return hashlib.sha256("\n".join(sorted(pod.uid for pod in pods)).encode()).hexdigest()[:10]
+
+
 def is_broken(pods: Sequence[PodFacts], size: int) -> bool:
     """Whether a pod of a group that was set free has ended, is going, or has been made anew.
 
-    Gates are lifted only when all pods exist: beside a lifted pod, a missing one was there and is gone, and a gated one
-    that is younger than the lifting is its successor.
+    A pod may be made anew before anybody sees the old one go, so each lifted pod knows whom it was lifted with. Gates
+    are lifted only when all pods exist: beside a lifted pod, a missing one was there and is gone.
     """
     free = [pod for pod in pods if is_lifted(pod)]
     if not free:
         return False
     if len(pods) < size or any(pod.is_terminating or pod.has_ended or pod.is_evicted for pod in pods):
         return True
-    since = lifted_at(free)
-    return since is not None and any(
-        pod.created_at > since + CLOCK_SLACK_S for pod in pods if not is_lifted(pod) and not pod.planned_node
-    )
+    present = digest_of(pods)
+    return any(pod.lifted_with not in ("", present) for pod in free)
 
 
 def nodes_of(replica: ReplicaFacts) -> set[NodeName]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hanmaru_contracts.names import GATE_GROUP, ReplicaId
 
-from hanmaru_operator.plan.groups import is_broken, is_lifted
+from hanmaru_operator.plan.groups import digest_of, is_broken, is_lifted
 from hanmaru_operator.plan.placement import GroupShape, NoRoom, Placed, behind, fits_empty, is_usable, place_group
 from hanmaru_operator.plan.room import PODS, Amounts, less
 from hanmaru_operator.types import LiftGate, NodeName, NodeRoom, PodFacts, PoolFacts, ReplicaFacts
@@ -116,7 +116,7 @@ class _Line:
         placed = place_group(self._shape(group, len(unplanned)), self._domain_of(lifted)) if unplanned else Placed(())
         if isinstance(placed, Placed):
             # Planned pods are counted on their nodes already.
-            self.lifts += [_lift(pod, pod.planned_node) for pod in planned if pod.planned_node]
+            self.lifts += [_lift(group, pod, pod.planned_node) for pod in planned if pod.planned_node]
             self._give(group, unplanned, placed.nodes)
 
     def _shape(self, group: Group, size: int) -> GroupShape:
@@ -142,12 +142,12 @@ class _Line:
             room = self.rooms[node]
             self.rooms[node] = NodeRoom(room.node, less(room.free, {**group.requests, PODS: 1.0}))
         if _is_startable(group):
-            self.lifts += [_lift(pod, node) for pod, node in zip(pods, nodes, strict=True)]
+            self.lifts += [_lift(group, pod, node) for pod, node in zip(pods, nodes, strict=True)]
 
 
-def _lift(pod: PodFacts, node: NodeName | None) -> LiftGate:
+def _lift(group: Group, pod: PodFacts, node: NodeName | None) -> LiftGate:
     assert node is not None
-    return LiftGate(pod.namespace, pod.name, pod.uid, node)
+    return LiftGate(pod.namespace, pod.name, pod.uid, node, digest_of(group.pods))
 
 
 def _is_startable(group: Group) -> bool:

@@ -101,6 +101,7 @@ def _lifting(pod: Entry, lift: LiftGate, at: datetime) -> list[Mapping[str, Any]
     annotations = {
         names.ANNOTATION_PLANNED_NODE: lift.node,
         names.ANNOTATION_GATE_LIFTED_AT: at.isoformat(timespec="seconds"),
+        names.ANNOTATION_LIFTED_WITH: lift.lifted_with,
     }
     only = [{"key": "metadata.name", "operator": "In", "values": [lift.node]}]
     return [

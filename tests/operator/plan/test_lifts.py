@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hanmaru_contracts.names import GATE_GROUP, ReplicaId
+from hanmaru_operator.plan.groups import digest_of
 from hanmaru_operator.plan.lifts import Group, plan_lifts
 from hanmaru_operator.types import LiftGate, NodeName, PodFacts
 from hanmaru_testing.operator_facts import GATED, GPU, NOW, RACK, bound_pod, pod, pool, room_of
@@ -30,9 +31,10 @@ def lifted(plan: Any) -> dict[str, str]:
 
 def test_a_whole_group_is_lifted_onto_its_nodes() -> None:
     plan = plan_lifts(pool(room_of("n0"), room_of("n1")), [gated("r", 2)], NOW)
+    together = digest_of([pod("r-0"), pod("r-1")])
     assert plan.lifts == (
-        LiftGate("ns", "r-0", "uid-r-0", NodeName("n0")),
-        LiftGate("ns", "r-1", "uid-r-1", NodeName("n1")),
+        LiftGate("ns", "r-0", "uid-r-0", NodeName("n0"), together),
+        LiftGate("ns", "r-1", "uid-r-1", NodeName("n1"), together),
     )
     assert [room.free[GPU] for room in plan.rooms] == [0, 0]
     assert not plan.without_room
@@ -87,7 +89,7 @@ def test_room_is_given_away_once() -> None:
     assert set(plan.without_room) == {("ns", "b")}
 
 
-HALF = bound_pod("r-0", "n0", is_ready=False, gate_lifted_at=NOW - 5)
+HALF = bound_pod("r-0", "n0", is_ready=False, gate_lifted_at=NOW - 5, lifted_with=digest_of([pod("r-0"), pod("r-1")]))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ HALF = bound_pod("r-0", "n0", is_ready=False, gate_lifted_at=NOW - 5)
         pytest.param(pod("r-1"), 4, {}, id="taken meanwhile: left for the bind timeout"),
         pytest.param(pod("r-1", planned_node="gone"), 8, {}, id="its node is gone"),
         pytest.param(pod("r-1", gates=FOREIGN), 8, {}, id="somebody else holds it"),
-        pytest.param(pod("r-1", created_at=NOW + 100), 8, {}, id="made anew: the whole group restarts instead"),
+        pytest.param(pod("r-1", uid="another"), 8, {}, id="made anew: the whole group restarts instead"),
     ],
 )
 def test_a_half_lifted_group_is_completed_where_it_still_can_be(

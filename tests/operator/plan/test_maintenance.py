@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hanmaru_contracts.names import ReplicaId
+from hanmaru_operator.plan.groups import digest_of
 from hanmaru_operator.plan.maintenance import is_lost, restart_reason
 from hanmaru_operator.plan.replicas import plan_replicas
 from hanmaru_operator.types import CreateReplica, DeleteReplica, LeaseFacts, NodeName, RestartGroup, Why
@@ -158,7 +159,8 @@ def test_draining_a_node_always_finishes(
 
 # --- groups that broke ---------------------------------------------------------------------------------------------
 
-FRESH = {"created_at": NOW - 5}
+WITH_R1 = {"lifted_with": digest_of([pod("r-0"), pod("r-1")])}
+ANEW = {"uid": "another"}
 BROKEN, NOT_BOUND = Why.GROUP_BROKEN, Why.NOT_BOUND
 LATE = {"node": None, "planned_node": "n1", "is_ready": False}
 ENDING = {"is_terminating": True}
@@ -178,9 +180,11 @@ JUST = {"gate_lifted_at": NOW - 9}
         pytest.param([bound_pod("r-0"), bound_pod("r-1", is_terminating=True)], 2, BROKEN, id="terminating"),
         pytest.param([bound_pod("r-0"), bound_pod("r-1", is_evicted=True)], 2, BROKEN, id="evicted"),
         pytest.param([bound_pod("r-0"), bound_pod("r-1", has_ended=True)], 2, BROKEN, id="ended"),
-        pytest.param([bound_pod("r-0"), pod("r-1", **FRESH)], 2, BROKEN, id="made anew"),
+        pytest.param([bound_pod("r-0", **WITH_R1), bound_pod("r-1", **WITH_R1)], 2, None, id="as it was lifted"),
+        pytest.param([bound_pod("r-0", **WITH_R1), pod("r-1", **ANEW)], 2, BROKEN, id="made anew"),
+        pytest.param([bound_pod("r-0", **WITH_R1, **JUST), pod("r-1", **ANEW)], 2, BROKEN, id="made anew at once"),
         pytest.param([bound_pod("r-0", **ENDING), bound_pod("r-1", **ENDING)], 2, None, id="restarting"),
-        pytest.param([pod("r-0", **FRESH), bound_pod("r-1", **ENDING)], 2, None, id="restarting, first is back"),
+        pytest.param([pod("r-0", **ANEW), bound_pod("r-1", **ENDING)], 2, None, id="restarting, first is back"),
         pytest.param([bound_pod("r-0", has_ended=True)], 1, None, id="its StatefulSet makes it anew"),
         pytest.param([bound_pod("r-0", **JUST), bound_pod("r-1", **LATE, **JUST)], 2, None, id="binding"),
         pytest.param([bound_pod("r-0"), bound_pod("r-1", **LATE)], 2, NOT_BOUND, id="half bound for too long"),

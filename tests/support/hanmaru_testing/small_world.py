@@ -176,7 +176,8 @@ class World:
         for name in self.pools:
             for lift in self.lift_plan(name).lifts:
                 self._lifted[lift.uid] = self.now
-                self._change(lift.uid, gates=(), planned_node=lift.node, gate_lifted_at=self.now + self.skew_s)
+                lifted = {"gate_lifted_at": self.now + self.skew_s, "lifted_with": lift.lifted_with}
+                self._change(lift.uid, gates=(), planned_node=lift.node, **lifted)
         for node_name in stolen:
             self.take(node_name)
         self.now += dt_s
