@@ -5,11 +5,12 @@ Reconciles call `notes` after they have written a status. An unchanged world giv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from hanmaru_contracts.crd.schema import Condition
 
+from hanmaru_operator.observe import Entry
 from hanmaru_operator.status import bounded, listed
 from hanmaru_operator.types import (
     ConditionType,
@@ -19,6 +20,8 @@ from hanmaru_operator.types import (
     Why,
 )
 
+Recorder = Callable[[Entry, EventNote], None]
+"""Tells an event about an object; never waits."""
 _GOOD = frozenset({ConditionType.AVAILABLE.value, ConditionType.PROGRESSING.value})
 _INFORMING = frozenset({ConditionType.DEFAULTS_OUTDATED.value, ConditionType.EXPERIMENTAL.value})
 _FAILURES = frozenset({Why.NODE_LOST, Why.NOT_BOUND, Why.GROUP_BROKEN})
@@ -30,7 +33,7 @@ def notes(
     """Events for what has changed. `old`: the conditions that were in the status, as JSON; `new`: those written now."""
     before = {str(condition.get("type")): condition for condition in old}
     changed = [note for condition in new if (note := _turned(before.get(condition.type), condition)) is not None]
-    stated = {condition.type for condition in new}
+    stated = {condition.type for condition in new if condition.type in _GOOD or condition.status != "False"}
     ended = [
         EventNote("Normal", f"{kind}Resolved", f"no longer so: {condition.get('message', '')}")
         for kind, condition in before.items()
@@ -42,8 +45,13 @@ def notes(
 
 
 def _turned(old: Mapping[str, Any] | None, new: Condition) -> EventNote | None:
-    """An event for a condition whose status or reason is another; none for what is new and not available yet."""
+    """An event for a condition whose status or reason is another; none for what is new and not available yet.
+
+    Of bad news that is not so, `notes` tells when it ended.
+    """
     if old is not None and (old.get("status"), old.get("reason")) == (new.status, new.reason):
+        return None
+    if new.type not in _GOOD and new.status == "False":
         return None
     if new.type == ConditionType.AVAILABLE.value and new.status != "True":
         was_available = old is not None and old.get("status") == "True"

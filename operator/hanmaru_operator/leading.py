@@ -112,6 +112,7 @@ class Leading:
                 applier=self._applier,
                 now=time.time,
                 room_changed=self._room_changed,
+                record=self._announcer.record,
             ),
             TENANTS_KEY.kind: TenantsReconciler(
                 store=self.store,
@@ -119,6 +120,7 @@ class Leading:
                 applier=self._applier,
                 directory=self._directory,
                 settings=_tenant_settings(settings),
+                record=self._announcer.record,
                 now=time.time,
             ),
         }

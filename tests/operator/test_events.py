@@ -39,6 +39,13 @@ def raw(*conditions: Condition) -> list[dict[str, Any]]:
         ),
         pytest.param([], [condition("Unschedulable")], [("Warning", "Some")], id="bad news"),
         pytest.param([condition("Unschedulable")], [], [("Normal", "UnschedulableResolved")], id="bad news ends"),
+        pytest.param([], [condition("NotAllowed", "False", "Allowed")], [], id="no bad news"),
+        pytest.param(
+            [condition("NotAllowed")],
+            [condition("NotAllowed", "False", "Allowed")],
+            [("Normal", "NotAllowedResolved")],
+            id="bad news ends and says so",
+        ),
         pytest.param(
             [condition("Degraded", reason="A")],
             [condition("Degraded", reason="B")],

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from hanmaru_operator import kinds
 from hanmaru_operator.api_errors import Forbidden, Invalid
 from hanmaru_operator.apply import Applier, ForeignObject
-from hanmaru_operator.events import notes
+from hanmaru_operator.events import Recorder, notes
 from hanmaru_operator.fleet import Fleet
 from hanmaru_operator.objects import Store
 from hanmaru_operator.observe import Entry
@@ -39,7 +39,6 @@ from hanmaru_operator.status import MAX_MESSAGE_CHARS, deployment_status, merge_
 from hanmaru_operator.types import (
     ConditionType,
     DeploymentFacts,
-    EventNote,
     ObjectKey,
     PoolName,
     ReplicaFacts,
@@ -47,8 +46,6 @@ from hanmaru_operator.types import (
     Statement,
 )
 
-Recorder = Callable[[Entry, EventNote], None]
-"""Tells an event about an object; never waits."""
 FOREIGN_RETRY_S = 30.0
 """Somebody has to rename or delete an object of theirs; its going is not watched."""
 

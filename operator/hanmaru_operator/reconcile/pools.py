@@ -17,6 +17,7 @@ from hanmaru_contracts.log import log_event
 from hanmaru_operator import kinds
 from hanmaru_operator.api_errors import Conflict, Invalid, NotFound
 from hanmaru_operator.apply import Applier
+from hanmaru_operator.events import Recorder, notes
 from hanmaru_operator.objects import Store
 from hanmaru_operator.observe import Entry
 from hanmaru_operator.plan.groups import is_lifted
@@ -40,6 +41,7 @@ class PoolReconciler:
         applier: Applier,
         now: Callable[[], float],
         room_changed: Callable[[PoolName], None],
+        record: Recorder,
     ) -> None:
         """`now`: Unix seconds. `room_changed` looks again at the deployments that wait for the pool's room."""
         self._store = store
@@ -47,6 +49,7 @@ class PoolReconciler:
         self._applier = applier
         self._now = now
         self._room_changed = room_changed
+        self._record = record
         self._rooms: dict[PoolName, object] = {}
 
     async def reconcile(self, key: ObjectKey) -> float | None:
@@ -84,11 +87,12 @@ class PoolReconciler:
 
     async def _show(self, entry: Entry, pool: PoolFacts, replicas: list[ReplicaFacts]) -> None:
         status, statements = pool_status(pool, replicas)
-        conditions = merge_conditions(
-            entry.status.get("conditions") or (), statements, generation=entry.generation, now=self._now()
-        )
+        old = entry.status.get("conditions") or ()
+        conditions = merge_conditions(old, statements, generation=entry.generation, now=self._now())
         shown = status.model_copy(update={"conditions": conditions})
         await self._applier.ensure_status(entry, shown.model_dump(mode="json", by_alias=True, exclude_none=True))
+        for note in notes(old, conditions):
+            self._record(entry, note)
 
 
 def lift_plan(pool: PoolFacts, replicas: Iterable[ReplicaFacts], now: float) -> LiftPlan:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from hanmaru_operator import kinds
 from hanmaru_operator.apply import Applier
 from hanmaru_operator.directory import Directory
+from hanmaru_operator.events import Recorder, notes
 from hanmaru_operator.objects import Store
 from hanmaru_operator.observe import Entry
 from hanmaru_operator.plan.tenant import (
@@ -46,6 +47,7 @@ class TenantsReconciler:
         applier: Applier,
         directory: Directory,
         settings: TenantSettings,
+        record: Recorder,
         now: Callable[[], float],
     ) -> None:
         """`now`: Unix seconds."""
@@ -54,6 +56,7 @@ class TenantsReconciler:
         self._applier = applier
         self._directory = directory
         self._settings = settings
+        self._record = record
         self._now = now
 
     async def reconcile(self, _: ObjectKey) -> float | None:
@@ -95,9 +98,8 @@ class TenantsReconciler:
         return models
 
     async def _show(self, entry: Entry, verdict: TenantVerdict) -> None:
-        conditions = merge_conditions(
-            entry.status.get("conditions") or (), verdict.statements, generation=entry.generation, now=self._now()
-        )
+        old = entry.status.get("conditions") or ()
+        conditions = merge_conditions(old, verdict.statements, generation=entry.generation, now=self._now())
         status = TenantStatus(
             observed_generation=entry.generation,
             credentials=verdict.credentials,
@@ -105,6 +107,8 @@ class TenantsReconciler:
             conditions=conditions,
         )
         await self._applier.ensure_status(entry, status.model_dump(mode="json", by_alias=True, exclude_none=True))
+        for note in notes(old, conditions):
+            self._record(entry, note)
 
 
 def _tenant(entry: Entry) -> TenantObject:
