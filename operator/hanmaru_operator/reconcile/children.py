@@ -6,10 +6,12 @@ need them, and go after its last pod: a NetworkPolicy must not go while a replic
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hanmaru_contracts import keys, names
+from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import ReplicaId
 
 from hanmaru_operator import kinds
@@ -22,6 +24,7 @@ from hanmaru_operator.render.bundle import Bundle, placement_of, revision_manife
 from hanmaru_operator.render.group import ReplicaSecrets, replica_manifests
 from hanmaru_operator.render.identity import Owner
 from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_operator.tracing import step as trace_step
 from hanmaru_operator.types import (
     CreateReplica,
     DeleteReplica,
@@ -33,6 +36,7 @@ from hanmaru_operator.types import (
     Revision,
 )
 
+_log = logging.getLogger(__name__)
 _OF_REVISIONS = frozenset({kinds.CONTROLLER_REVISIONS.kind, kinds.CONFIG_MAPS.kind})
 
 
@@ -72,12 +76,15 @@ class Children:
         for step in plan.steps:
             if isinstance(step, DeleteReplica):
                 await self._delete(owner, step.id)
+                _tell("replica.deleted", owner, step.id, why=step.why)
             elif isinstance(step, RestartGroup):
                 await self._restart(owner, step.id)
+                _tell("group.restarted", owner, step.id, why=step.why)
         for replica in staying:
             await self._ensure(owner, replica.id, bundles.get((replica.pool, replica.revision)))
         for step in created:
             await self._ensure(owner, step.id, bundles[step.pool, step.revision])
+            _tell("replica.created", owner, step.id, pool=step.pool, revision=step.revision)
         await self._tidy(owner, used, {replica.id for replica in replicas} | {step.id for step in created})
 
     async def _ensure(self, owner: Owner, replica: ReplicaId, bundle: Bundle | None) -> None:
@@ -112,6 +119,13 @@ class Children:
             await self._applier.delete_unwatched(ObjectKey(kinds.SECRETS.kind, owner.namespace, replica), owner.uid)
         await self._applier.prune(stale)
         await self._applier.prune(_stale_revisions(children, used))
+
+
+def _tell(event: str, owner: Owner, replica: ReplicaId, **more: str) -> None:
+    """To the log and the reconcile's span; people hear of it by Events."""
+    fields = {"replica": str(replica), **{name: str(value) for name, value in more.items()}}
+    log_event(_log, logging.INFO, event, namespace=owner.namespace, deployment=owner.name, **fields)
+    trace_step(event, **fields)
 
 
 def _replica(child: Entry) -> ReplicaId | None:
