@@ -203,6 +203,18 @@ class World:
         """Names of its replicas."""
         return {group["metadata"]["name"] for group in self.groups(name)}
 
+    def serving(self, name: str) -> set[str]:
+        """Names of the replicas whose pods are all there and ready."""
+        pods = self.pods(name)
+        return {
+            group["metadata"]["name"]
+            for group in self.groups(name)
+            if group["spec"]["replicas"]
+            == sum(
+                is_ready(pod) for pod in pods if pod["metadata"]["labels"][LABEL_REPLICA] == group["metadata"]["name"]
+            )
+        }
+
     def children(self, name: str, plural: str) -> set[str]:
         """Names of a replica's other objects, such as `secrets` or `apis/networking.k8s.io/v1/networkpolicies`."""
         group, _, kind = plural.rpartition("/")
@@ -240,7 +252,10 @@ class World:
             is_current = status.get("observedGeneration") == found["metadata"]["generation"]
             done = condition(found, "Progressing").get("reason") == "RolloutComplete"
             counts = (status.get("replicas"), status.get("readyReplicas"))
-            return status if is_current and done and counts == (replicas, replicas) else None
+            if not (is_current and done and counts == (replicas, replicas)):
+                return None
+            # What has just happened to its pods may not have reached the status yet.
+            return status if len(self.serving(name)) == replicas else None
 
         ready: Manifest = self.wait(f"{name} has {replicas} ready replicas", is_ready, within_s=within_s)
         return ready
@@ -268,6 +283,11 @@ def condition(found: Manifest, kind: str) -> Manifest:
     """A condition of an object; empty when it is not there."""
     conditions = (found.get("status") or {}).get("conditions") or ()
     return next((each for each in conditions if each["type"] == kind), {})
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether it serves, and nobody has told it to end."""
+    return condition(pod, "Ready").get("status") == "True" and "deletionTimestamp" not in pod["metadata"]
 
 
 def checkpoint_folder(folder: Path, config: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hanmaru_contracts.names import LABEL_DEPLOYMENT, LABEL_REPLICA
 
-from hanmaru_testing.operator_world import World
+from hanmaru_testing.operator_world import World, is_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +60,10 @@ class PodHistory:
         for pod in filter(self._is_replica, pods.values()):
             groups.setdefault(pod["metadata"]["labels"][LABEL_REPLICA], []).append(pod)
         return Moment(
-            ready=sum(len(group) == self._group_size and all(map(_is_ready, group)) for group in groups.values()),
+            ready=sum(len(group) == self._group_size and all(map(is_ready, group)) for group in groups.values()),
             holding=sum(any(pod["spec"].get("nodeName") for pod in group) for group in groups.values()),
         )
 
     def _is_replica(self, pod: dict[str, Any]) -> bool:
         labels = pod["metadata"].get("labels") or {}
         return LABEL_REPLICA in labels and labels.get(LABEL_DEPLOYMENT) == self._deployment
-
-
-def _is_ready(pod: dict[str, Any]) -> bool:
-    conditions = pod["status"].get("conditions") or ()
-    is_true = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-    return is_true and "deletionTimestamp" not in pod["metadata"]
