@@ -89,7 +89,8 @@ class Ground:
             self.world.api.delete(f"/api/v1/namespaces/{self.system}/secrets/{self.world.named(f't{tenant}')}")
         self.world.api.delete(f"/apis/{GROUP}/{VERSION}/namespaces/{self.world.namespace}/modeldeployments")
         self.world.wait("no deployment is left", lambda: not self._left("modeldeployments", f"/apis/{GROUP}/{VERSION}"))
-        self.world.wait("no pod is left", lambda: not self._left("pods", "/api/v1"))
+        # The garbage collector looks for new kinds twice a minute: it may have to hear of ours first.
+        self.world.wait("no pod is left", lambda: not self._left("pods", "/api/v1"), within_s=60)
 
     def tenant_path(self, tenant: int) -> str:
         """Of a Tenant object."""
