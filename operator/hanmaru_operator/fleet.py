@@ -21,6 +21,8 @@ from hanmaru_operator.types import LeaseFacts
 
 log = logging.getLogger(__name__)
 
+ASK_AGAIN_MS = 1000
+"""After a Redis that did not answer."""
 Leases = dict[ModelId, dict[ReplicaId, LeaseFacts]]
 
 
@@ -32,16 +34,22 @@ class Fleet:
         self._redis = redis
         self._secret = platform_secret
         self._now_ms = now_ms
+        self._silent_until_ms = 0
 
     async def read(self, models: Iterable[ModelId]) -> Leases | None:
         """The replicas of these models that ever registered; one without a believable lease is not alive.
 
-        Every model asked for is a key of the answer. None: Redis did not answer in time.
+        Every model asked for is a key of the answer. None: Redis did not answer in time, now or a moment ago: a
+        thousand reconciles must not wait for it one after the other.
         """
+        now_ms = self._now_ms()
+        if now_ms < self._silent_until_ms <= now_ms + ASK_AGAIN_MS:
+            return None
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return await self._read(list(models))
         except UNREACHABLE:
+            self._silent_until_ms = self._now_ms() + ASK_AGAIN_MS
             return None
 
     async def forget(self, model: ModelId, replica: ReplicaId) -> bool:

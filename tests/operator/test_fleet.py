@@ -88,6 +88,22 @@ async def test_a_redis_that_does_not_answer_says_nothing_about_anybody(
         redis_server.start()
 
 
+async def test_a_redis_that_hangs_is_waited_for_once_and_asked_again_a_second_later(
+    operator_redis: Redis, make: WorkerMaker, redis_server: RedisServer
+) -> None:
+    await make("w").write()
+    now_ms = time.time_ns() // 1_000_000
+    fleet = Fleet(operator_redis, SECRET, now_ms=lambda: now_ms)
+    redis_server.pause()
+    assert await fleet.read([MODEL]) is None
+    start = time.monotonic()
+    assert [await fleet.read([MODEL]) for _ in range(100)] == [None] * 100
+    assert time.monotonic() - start < 0.5
+    redis_server.resume()
+    now_ms += 1001
+    assert await fleet.read([MODEL]) == {MODEL: {"w": LeaseFacts(is_alive=True)}}
+
+
 async def test_a_forgotten_replica_leaves_nothing_behind(fleet: Fleet, make: WorkerMaker) -> None:
     for name in ("gone", "stays"):
         await make(name).write()

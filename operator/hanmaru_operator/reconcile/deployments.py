@@ -154,7 +154,7 @@ class DeploymentReconciler:
         known: Mapping[str, Known | Unknown] = (
             {source_hash(source): Unknown(refused[0].message) for source in sources}
             if refused
-            else await self._model_facts.facts_of(owner, sources, now)
+            else await self._model_facts.facts_of(owner, sources, asker.restarted_at, now)
         )
         refused += _licence_refusals(spec, known)
         choices = self._choices(asker, known)

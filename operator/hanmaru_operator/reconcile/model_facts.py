@@ -1,7 +1,8 @@
 """The facts of a deployment's checkpoints: kept in its ConfigMap, and asked of a pod where they are missing.
 
 A deployment's reconcile calls `facts_of` each time. The pod mounts the source as the workers will; its ending brings
-the next reconcile. What was found holds for as long as the source is written the same; a failure is tried again.
+the next reconcile. What was found holds for as long as the source is written the same and no restart is asked for;
+a failure is tried again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hanmaru_operator.observe import Entry
 from hanmaru_operator.plan.model import ModelFacts
 from hanmaru_operator.render.facts import facts_config_map, facts_config_map_name, model_facts_pod
 from hanmaru_operator.render.identity import Owner
-from hanmaru_operator.render.revision import source_hash
+from hanmaru_operator.render.revision import digest, source_hash
 from hanmaru_operator.render.settings import RenderSettings
 from hanmaru_operator.types import ObjectKey
 
@@ -47,6 +48,8 @@ class Unknown:
 
     problem: str
     """Empty: the pod has not answered yet."""
+    pod: str = ""
+    """Who is to answer."""
     retry_at: float | None = None
 
 
@@ -58,36 +61,41 @@ class ModelFactsReader:
         self._applier = applier
         self._settings = settings
 
-    async def facts_of(self, owner: Owner, sources: Iterable[Source], now: float) -> dict[str, Known | Unknown]:
-        """By `source_hash`, each source's facts as far as they are known. Raises ClusterError, ForeignObject."""
-        by_hash = {source_hash(source): source for source in sources}
+    async def facts_of(
+        self, owner: Owner, sources: Iterable[Source], restarted_at: str, now: float
+    ) -> dict[str, Known | Unknown]:
+        """By `source_hash`, each source's facts as far as they are known. Raises ClusterError, ForeignObject.
+
+        With each new `restarted_at` they are read anew: a file was replaced, a branch has moved.
+        """
+        by_hash = {_reading(source, restarted_at): source for source in sources}
         key = ObjectKey(kinds.CONFIG_MAPS.kind, owner.namespace, facts_config_map_name(owner.name))
         kept = _kept(self._store.get(key))
         answers: dict[str, Known | Unknown] = {}
         found: dict[str, Mapping[str, Any]] = {}
-        for digest, source in by_hash.items():
-            known = _read(kept.get(digest))
+        for reading, source in by_hash.items():
+            known = _read(kept.get(reading))
             if known is None:
-                answers[digest] = await self._ask(owner, digest, source, now)
-                known_now = answers[digest]
+                answers[reading] = await self._ask(owner, reading, source, now)
+                known_now = answers[reading]
                 known = known_now if isinstance(known_now, Known) else None
             if known is not None:
-                answers[digest] = known
-                found[digest] = {"facts": json.loads(known.facts.to_json()), "revision": known.revision}
+                answers[reading] = known
+                found[reading] = {"facts": json.loads(known.facts.to_json()), "revision": known.revision}
         if found:
             await self._applier.ensure(facts_config_map(owner, found))
         # Only now: a pod's answer must not be lost between the pod and the ConfigMap.
-        await self._dismiss(owner, {digest for digest, answer in answers.items() if isinstance(answer, Unknown)})
-        return answers
+        await self._dismiss(owner, {reading for reading, answer in answers.items() if isinstance(answer, Unknown)})
+        return {source_hash(source): answers[reading] for reading, source in by_hash.items()}
 
-    async def _ask(self, owner: Owner, digest: str, source: Source, now: float) -> Known | Unknown:
-        key = _pod_key(owner, digest)
+    async def _ask(self, owner: Owner, reading: str, source: Source, now: float) -> Known | Unknown:
+        key = _pod_key(owner, reading)
         pod = self._store.get(key)
         if pod is None or pod.owner_uid != owner.uid:
             await self._applier.ensure(model_facts_pod(owner, source, key.name, self._settings))
-            return Unknown("")
+            return Unknown("", key.name)
         if not pod.pod.has_ended or pod.is_terminating:
-            return Unknown("")
+            return Unknown("", key.name)
         report = _report(pod)
         if report.facts is not None:
             return Known(report.facts, report.revision)
@@ -95,11 +103,11 @@ class ModelFactsReader:
         # Further ahead than any retry lies only a clock that jumped.
         if not now < retry_at < now + RETRY_PERMANENT_S + RETRY_S:
             await self._applier.delete(pod)
-        return Unknown(report.error, retry_at)
+        return Unknown(report.error, key.name, retry_at)
 
     async def _dismiss(self, owner: Owner, asked: set[str]) -> None:
         """Pods that have been heard, or whose source nobody names any more."""
-        meant = {_pod_key(owner, digest) for digest in asked}
+        meant = {_pod_key(owner, reading) for reading in asked}
         children = self._store.children(owner.namespace, owner.name)
         await self._applier.prune(
             child
@@ -108,8 +116,14 @@ class ModelFactsReader:
         )
 
 
-def _pod_key(owner: Owner, digest: str) -> ObjectKey:
-    return ObjectKey(kinds.PODS.kind, owner.namespace, f"{owner.name}-facts-{digest}")
+def _reading(source: Source, restarted_at: str) -> str:
+    """Name of one reading of a source."""
+    of_source = source_hash(source)
+    return digest([of_source, restarted_at])[: len(of_source)] if restarted_at else of_source
+
+
+def _pod_key(owner: Owner, reading: str) -> ObjectKey:
+    return ObjectKey(kinds.PODS.kind, owner.namespace, f"{owner.name}-facts-{reading}")
 
 
 def _kept(config_map: Entry | None) -> Mapping[str, str]:

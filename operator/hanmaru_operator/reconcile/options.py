@@ -78,7 +78,8 @@ def choose(
         why = f"pool `{name}` does not take deployments of namespace `{asker.owner.namespace}`"
         return replace(_refused(entry, why), is_allowed=False)
     if isinstance(known, Unknown):
-        return _refused(entry, known.problem or READING_MODEL, is_pending=not known.problem)
+        reading = f"{READING_MODEL} by pod `{known.pod}`; `kubectl describe` it if that takes long"
+        return _refused(entry, known.problem or reading, is_pending=not known.problem)
     written = Written(asker.spec, entry, pool, asker.restarted_at)
     kept = choose_revision(asker.bundles, name, written_hash(written))
     try:
