@@ -105,9 +105,13 @@ class Applier:
     ) -> None:
         """Ask for the deletion of this very object; gone already, or another of its name, is as good."""
         try:
-            await self._cluster.delete(seen.key, uid=seen.uid, propagation=propagation, grace_period_s=grace_period_s)
+            answer = await self._cluster.delete(
+                seen.key, uid=seen.uid, propagation=propagation, grace_period_s=grace_period_s
+            )
         except Conflict:
             return
+        if answer is not None and "deletionTimestamp" in answer["metadata"]:
+            self._read(seen.key, answer)
 
     async def delete_at_once(self, seen: Entry) -> None:
         """Delete an object without finalizers, and believe it: no late event brings it back into the store.

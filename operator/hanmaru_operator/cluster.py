@@ -162,8 +162,8 @@ class Cluster:
         uid: str = "",
         propagation: Propagation = "Background",
         grace_period_s: int | None = None,
-    ) -> None:
-        """Ask for an object's deletion; no such object is as good. Raises ClusterError.
+    ) -> Manifest | None:
+        """Ask for an object's deletion; no such object is as good. The answer, mostly the object. Raises ClusterError.
 
         With `uid`, only that very object goes; another one of that name gives Conflict.
         """
@@ -173,9 +173,9 @@ class Cluster:
         if grace_period_s is not None:
             body["gracePeriodSeconds"] = grace_period_s
         try:
-            await self._send("delete", "DELETE", self._path(key, "delete"), {}, body)
+            return await self._send("delete", "DELETE", self._path(key, "delete"), {}, body)
         except NotFound:
-            return
+            return None
 
     def may(self, verb: Verb, key: ObjectKey) -> bool:
         """Whether `kinds` lists the verb for an object in its place."""

@@ -132,6 +132,17 @@ async def test_pruning_takes_that_very_object(bench: Bench, namespace: str) -> N
     assert bench.sent[-1] == "delete 200"
 
 
+async def test_a_pod_that_is_asked_to_end_is_known_to_end_before_the_watch_tells(bench: Bench, namespace: str) -> None:
+    spec = {"containers": [{"name": "main", "image": "x"}], "schedulingGates": [{"name": "example.com/gate"}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": namespace}, "spec": spec}
+    made = entry_of("Pod", await bench.cluster.create(pod))
+    bench.store.put(made)
+    await bench.applier.prune([made])
+    found = bench.store.get(made.key)
+    assert found is not None
+    assert found.is_terminating
+
+
 async def test_secrets_that_may_not_be_read_are_written_once_and_held_by_nobody(bench: Bench, namespace: str) -> None:
     secret = config_map(namespace, base64.b64encode(b"key").decode(), kind="Secret")
     entry = await bench.applier.ensure(secret)

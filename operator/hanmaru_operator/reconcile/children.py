@@ -65,6 +65,7 @@ class Children:
         owner = asker.owner
         bundles = {(bundle.pool, bundle.revision): bundle for bundle in asker.bundles}
         bundles |= {(choice.bundle.pool, choice.bundle.revision): choice.bundle for choice in choices if choice.bundle}
+        by_id = {replica.id: replica for replica in replicas}
         deleted = {step.id for step in plan.steps if isinstance(step, DeleteReplica)}
         staying = [replica for replica in replicas if not replica.is_terminating and replica.id not in deleted]
         created = [step for step in plan.steps if isinstance(step, CreateReplica)]
@@ -78,14 +79,14 @@ class Children:
                 await self._delete(owner, step.id)
                 _tell("replica.deleted", owner, step.id, why=step.why)
             elif isinstance(step, RestartGroup):
-                await self._restart(owner, step.id)
+                await self._restart(by_id[step.id])
                 _tell("group.restarted", owner, step.id, why=step.why)
         for replica in staying:
             await self._ensure(owner, replica.id, bundles.get((replica.pool, replica.revision)))
         for step in created:
             await self._ensure(owner, step.id, bundles[step.pool, step.revision])
             _tell("replica.created", owner, step.id, pool=step.pool, revision=step.revision)
-        await self._tidy(owner, used, {replica.id for replica in replicas} | {step.id for step in created})
+        await self._tidy(owner, used, by_id.keys() | {step.id for step in created})
 
     async def _ensure(self, owner: Owner, replica: ReplicaId, bundle: Bundle | None) -> None:
         """Have a replica's objects be as its revision says; without a snapshot, whose hand deleted it, they stay."""
@@ -105,8 +106,11 @@ class Children:
         if entry is not None and entry.owner_uid == owner.uid:
             await self._applier.delete_at_once(entry)
 
-    async def _restart(self, owner: Owner, replica: ReplicaId) -> None:
-        await self._applier.prune(self._store.pods_of(owner.namespace, replica))
+    async def _restart(self, replica: ReplicaFacts) -> None:
+        """Only the pods that the plan saw: a successor may have been made meanwhile."""
+        meant = {pod.uid for pod in replica.pods}
+        pods = self._store.pods_of(replica.namespace, replica.id)
+        await self._applier.prune(pod for pod in pods if pod.uid in meant)
 
     async def _tidy(
         self, owner: Owner, used: Collection[tuple[PoolName, Revision]], replicas: Collection[ReplicaId]
