@@ -12,6 +12,7 @@ from hanmaru_testing.pod_history import Moment, PodHistory
 from hanmaru_testing.registrations import Registrations
 
 ANOTHER_REVISION = {"serving": {"contextTokens": 65536}}
+HELD = {"metadata": {"annotations": {HOLD_TERMINATION: "until the test lets go"}}}
 _OBJECTS = (
     "services",
     "secrets",
@@ -32,6 +33,25 @@ def test_a_rollout_without_surge_replaces_one_at_a_time_on_a_full_cluster(world:
     assert min_ready(moments) == 2
     assert max_holding(moments) == 3
     assert world.replicas("k-exaone").isdisjoint(old)
+
+
+def test_a_rollout_without_surge_waits_for_the_devices_of_what_drains(world: World) -> None:
+    world.add_nodes("full", 2)
+    rollout = {"maxSurge": 0, "maxUnavailable": 1}
+    pool = world.pool("full", podTemplate=HELD)
+    world.deploy("k-exaone", [pool], replicas=2, rollout=rollout, lifecycle={"drainSeconds": 3600})
+    world.wait_ready("k-exaone", 2)
+    history = PodHistory(world, "k-exaone")
+    world.patch("k-exaone", ANOTHER_REVISION)
+    for old in ("the first", "the second"):
+        drained = world.wait(f"{old} drains", lambda: draining(world.pods("k-exaone")))
+        assert len(drained) == len(world.serving("k-exaone")) == 1
+        let_end(world, drained[0])
+        gone = drained[0]["metadata"]["name"]
+        world.wait(f"{old} is gone", lambda gone=gone: gone not in names_of(world.pods("k-exaone")))
+    world.wait_ready("k-exaone", 2)
+    assert min_ready(history.moments()) == 1
+    assert max_holding(history.moments()) == 2
 
 
 def test_a_rollout_with_a_surge_of_one_never_falls_below_its_replicas(world: World) -> None:
@@ -133,8 +153,7 @@ def test_a_stopped_deployment_runs_nothing_and_comes_back(world: World) -> None:
 
 def test_a_draining_replica_keeps_everything_of_it_until_its_last_pod_is_gone(world: World) -> None:
     world.add_nodes("small", 2)
-    held = {"metadata": {"annotations": {HOLD_TERMINATION: "until the test is done"}}}
-    pool = world.pool("small", memory="40Gi", podTemplate=held)
+    pool = world.pool("small", memory="40Gi", podTemplate=HELD)
     world.deploy("k-exaone", [pool], lifecycle={"drainSeconds": 7})
     world.wait_ready("k-exaone")
     first, second = world.pods("k-exaone")
@@ -181,6 +200,14 @@ def autoscaler(deployment: str, *, at_least: int) -> Manifest:
 
 def is_draining(pod: Manifest, *, grace_s: int) -> bool:
     return pod["metadata"].get("deletionGracePeriodSeconds") == grace_s
+
+
+def draining(pods: Iterable[Manifest]) -> list[Manifest]:
+    return [pod for pod in pods if "deletionTimestamp" in pod["metadata"]]
+
+
+def names_of(pods: Iterable[Manifest]) -> set[str]:
+    return {pod["metadata"]["name"] for pod in pods}
 
 
 def let_end(world: World, pod: Manifest) -> None:
