@@ -8,8 +8,8 @@ So each kopf has a thread and a loop of its own. It ends at errors that a watch 
 API server starts, an ERROR event); then it is started again, later each time. It is kept from writing anything: only
 `on.event`, no posting, no peering, storages that store nothing, and a finalizer of a name nobody uses, because it
 removes its own from whatever object it sees. After an expired watch it lists again and never says what vanished
-meanwhile; what it lists comes without a type, and is passed on as a sign that the kind must be listed by us
-(kopf 1.45, `_cogs/clients/watching.py`).
+meanwhile; so each of its lists, an empty one above all, is a sign that the kind must be listed by us. Lists are seen
+in its HTTP session, which is ours (kopf 1.45, `_cogs/clients/watching.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Protocol
 
+import aiohttp
 import kopf
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import LABEL_MANAGED_BY, MANAGED_BY
@@ -122,7 +124,7 @@ class Watch:
     async def _serve(self, stop: asyncio.Event, call: Callable[..., object]) -> None:
         """The life of one kopf, in its own loop; `call` calls a function in ours."""
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(_login(self._connection))
+        kopf.on.login(registry=registry)(self._login(call))
         for one in self._follow:
             api = one.api
             on_event = kopf.on.event(group=api.group, version=api.version, plural=api.plural, registry=registry)
@@ -137,12 +139,37 @@ class Watch:
             stop_flag=stop,
         )
 
+    def _login(self, call: Callable[..., object]) -> Callable[..., Any]:
+        kinds_by_path = {one.api.path(place): one.api.kind for one in self._follow for place in one.namespaces or ("",)}
 
-def _login(connection: SingleConfig) -> Callable[..., kopf.ConnectionInfo]:
-    def login(**_: object) -> kopf.ConnectionInfo:
-        return kopf_login(connection)
+        def listed(path: str) -> None:
+            kind = kinds_by_path.get(path)
+            if kind is not None:
+                call(self._sink.uncertain, kind)
 
-    return login
+        async def login(**_: object) -> kopf.AiohttpSession:
+            connection = kopf_login(self._connection)
+            return kopf.AiohttpSession(server=connection.server, aiohttp_session=_session(connection, listed))
+
+        return login
+
+
+def _session(connection: kopf.ConnectionInfo, listed: Callable[[str], object]) -> aiohttp.ClientSession:
+    """As kopf would make it; `listed` hears the path of each list that the API server has answered."""
+
+    async def ended(_: aiohttp.ClientSession, __: object, request: aiohttp.TraceRequestEndParams) -> None:
+        is_watch = "watch" in request.url.query
+        if request.method == "GET" and not is_watch and request.response.status == HTTPStatus.OK:
+            listed(request.url.path)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(ended)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=connection.as_ssl_context()),
+        headers=connection.as_http_headers(),
+        trust_env=connection.trust_env,
+        trace_configs=[trace],
+    )
 
 
 def _handler(kind: str, sink: Sink, call: Callable[..., object]) -> Callable[..., Any]:
@@ -154,8 +181,6 @@ def _handler(kind: str, sink: Sink, call: Callable[..., object]) -> Callable[...
             call(sink.vanished, entry)
             return
         call(sink.seen, entry)
-        if event["type"] is None:
-            call(sink.uncertain, kind)
 
     return on_event
 

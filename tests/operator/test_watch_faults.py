@@ -157,6 +157,15 @@ async def test_after_an_expired_watch_the_kind_is_uncertain(server: ApiServer) -
         assert told.seen_names.count("there") >= 2
 
 
+async def test_a_list_of_nothing_is_a_sign_too(server: ApiServer) -> None:
+    """Nobody is left to speak for the last object of a kind that vanished unheard."""
+    server.streams = [[{"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}}]]
+    async with watching(server) as (told, until):
+        await until(lambda: len(server.watches) >= 2)
+        assert told.seen_names == []
+        assert told.uncertain_kinds == ["ConfigMap"] * 2
+
+
 async def test_an_error_that_ends_kopf_starts_another(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "FIRST_RESTART_S", 0.1)
     server.streams = [
@@ -165,7 +174,8 @@ async def test_an_error_that_ends_kopf_starts_another(server: ApiServer, monkeyp
     ]
     async with watching(server) as (told, until):
         await until(lambda: "after" in told.seen_names)
-        assert told.uncertain_kinds == ["ConfigMap"]  # something may have vanished meanwhile
+        # The first list, the end (something may have vanished meanwhile), the second list.
+        assert told.uncertain_kinds == ["ConfigMap"] * 3
 
 
 @pytest.mark.parametrize("status", [403, 429, 500])
@@ -184,7 +194,7 @@ async def test_a_stream_that_ends_goes_on_where_it_was(server: ApiServer) -> Non
     async with watching(server) as (told, until):
         await until(lambda: "second" in told.seen_names)
     assert [request.query["resourceVersion"] for request in server.watches[:2]] == ["9", "11"]
-    assert told.uncertain_kinds == []
+    assert told.uncertain_kinds == ["ConfigMap"]  # by the list at the start alone
 
 
 async def test_nothing_is_ever_written_not_even_to_objects_of_another_kopf(server: ApiServer) -> None:
