@@ -101,7 +101,7 @@ class Leading:
         self._announcer = Announcer(cluster, instance=instance, clock=time.monotonic)
         self._directory = Directory(redis, on_reachability=self._redis_turned, now=time.monotonic)
         self._fleet = Fleet(redis, trust.platform_secret, now_ms=lambda: int(time.time() * 1000))
-        self._routes = Routes(self.store)
+        self._routes = Routes()
         self._view = View(self.store)
         self._deployments = self._make_deployments(settings, trust)
         self._reconcilers: Mapping[str, Reconciler] = {

@@ -11,10 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
-from hanmaru_contracts.names import LABEL_DEPLOYMENT, ReplicaId
+from hanmaru_contracts.names import LABEL_DEPLOYMENT, LABEL_POOL, ReplicaId
 
 from hanmaru_operator.observe import Entry
-from hanmaru_operator.types import NodeName, ObjectKey
+from hanmaru_operator.types import NodeName, ObjectKey, PoolName
 
 _REMEMBERED_DELETIONS = 20_000
 """A late answer comes within seconds; this is what a big namespace's deletion makes."""
@@ -68,6 +68,10 @@ class Store:
     def pods_of(self, namespace: str, replica: ReplicaId) -> list[Entry]:
         """Pods of one of our groups, in no order."""
         return self._at(("replica", namespace, replica))
+
+    def groups_in(self, pool: PoolName) -> list[Entry]:
+        """StatefulSets of the replicas in a pool, of all deployments."""
+        return self._at(("pool", pool))
 
     def counts(self) -> dict[str, int]:
         """Objects by kind."""
@@ -134,6 +138,8 @@ def _places(entry: Entry) -> Iterator[Hashable]:
     deployment = entry.labels.get(LABEL_DEPLOYMENT)
     if deployment:
         yield "child", entry.key.namespace, deployment
+    if entry.key.kind == "StatefulSet" and LABEL_POOL in entry.labels:
+        yield "pool", entry.labels[LABEL_POOL]
     if entry.key.kind == "Pod":
         node = entry.pod.node or entry.pod.planned_node
         if node:

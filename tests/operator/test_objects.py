@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hanmaru_contracts.names import LABEL_DEPLOYMENT, ReplicaId
+from hanmaru_contracts.names import LABEL_DEPLOYMENT, LABEL_POOL, ReplicaId
 from hanmaru_operator.objects import Change, Store
 from hanmaru_operator.observe import Entry
-from hanmaru_operator.types import NodeName, ObjectKey
+from hanmaru_operator.types import NodeName, ObjectKey, PoolName
 from hanmaru_testing.operator_facts import bound_pod
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +101,17 @@ def test_pods_are_found_by_node_and_by_group_wherever_they_go() -> None:
     assert [p.key.name for p in store.pods_on(NodeName("n1"))] == ["a"]
     assert [p.key.name for p in store.pods_of("ns", ReplicaId("r"))] == ["a"]
     assert {p.key.name for p in store.children("ns", "m")} == {"a", "b"}
+
+
+def test_groups_are_found_by_pool() -> None:
+    store = Store()
+    labels = {LABEL_DEPLOYMENT: "m", LABEL_POOL: "a100"}
+    store.put(entry("r1", kind="StatefulSet", labels=labels))
+    store.put(entry("r2", kind="StatefulSet", labels=labels | {LABEL_POOL: "npu"}))
+    store.put(entry("r1", kind="Service", labels=labels))
+    assert [group.key.name for group in store.groups_in(PoolName("a100"))] == ["r1"]
+    store.remove(ObjectKey("StatefulSet", "ns", "r1"), "uid-r1", 2)
+    assert store.groups_in(PoolName("a100")) == []
 
 
 EVENTS = st.lists(

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hanmaru_operator import kinds
-from hanmaru_operator.objects import Change, Store
+from hanmaru_operator.objects import Change
 from hanmaru_operator.observe import Entry
 from hanmaru_operator.plan.routes import RouteClaim, RoutesPlan, plan_routes
+from hanmaru_operator.types import ObjectKey
 
 
 class Routes:
     """Owners keep their names from plan to plan, so it remembers them."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self) -> None:
+        self._claims: dict[ObjectKey, RouteClaim] = {}
         self._owners: Mapping[str, str] = {}
         self._plan: RoutesPlan | None = None
 
@@ -24,15 +25,22 @@ class Routes:
         self._plan = None
 
     def changed(self, change: Change) -> None:
-        """The store tells of every change."""
-        if change.key.kind == kinds.MODEL_DEPLOYMENTS.kind:
-            self._plan = None
+        """The store tells of every change; most, such as our own statuses, change no claim."""
+        if change.key.kind != kinds.MODEL_DEPLOYMENTS.kind:
+            return
+        claim = claim_of(change.new) if change.new is not None and not change.new.is_terminating else None
+        if claim == self._claims.get(change.key):
+            return
+        if claim is None:
+            del self._claims[change.key]
+        else:
+            self._claims[change.key] = claim
+        self._plan = None
 
     def plan(self) -> RoutesPlan:
         """As of now."""
         if self._plan is None:
-            entries = self._store.of_kind(kinds.MODEL_DEPLOYMENTS.kind)
-            self._plan = plan_routes([claim_of(entry) for entry in entries if not entry.is_terminating], self._owners)
+            self._plan = plan_routes(self._claims.values(), self._owners)
             self._owners = self._plan.owners
         return self._plan
 

@@ -76,13 +76,9 @@ class View:
 
     def replicas_in(self, pool: PoolName) -> list[ReplicaFacts]:
         """Every deployment's replicas in a pool, those that end included; without their registrations."""
-        sets = [
-            entry
-            for entry in self._store.of_kind(kinds.STATEFUL_SETS.kind)
-            if entry.labels.get(names.LABEL_POOL) == pool
-        ]
         return [
-            self._replica(entry, self._pods(entry.key.namespace, ReplicaId(entry.key.name)), None) for entry in sets
+            self._replica(entry, self._pods(entry.key.namespace, ReplicaId(entry.key.name)), None)
+            for entry in self._store.groups_in(pool)
         ]
 
     def replicas_of(
