@@ -229,10 +229,10 @@ class Leading:
 
     def _all_listed(self) -> None:
         self._is_live = True
-        for kind in (DEPLOYMENT, POOL):
+        self.queue.add(TENANTS_KEY)  # a key revoked while nobody led must not wait for a thousand deployments
+        for kind in (POOL, DEPLOYMENT):
             for entry in self.store.of_kind(kind):
                 self.queue.add(entry.key, is_direct=False)
-        self.queue.add(TENANTS_KEY, is_direct=False)
         self._directory.resync()
         self._synced.set()
         self._listed.set()
