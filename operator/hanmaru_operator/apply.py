@@ -150,9 +150,18 @@ class Applier:
         await self._refuse_foreign(key, manifest)
         answer = entry_of(key.kind, await self._cluster.apply(manifest))
         entry = replace(answer, data_json=b"")  # a replica's key stays in nobody's memory
-        believed = {k: u for k, u in self._unwatched.items() if now - u.at < UNWATCHED_BELIEVED_S}
-        self._unwatched = {**believed, key: _Unwatched(manifest_hash, entry, now)}
+        self._unwatched.pop(key, None)
+        self._unwatched[key] = _Unwatched(manifest_hash, entry, now)
+        self._forget_unbelieved(now)
         return entry
+
+    def _forget_unbelieved(self, now: float) -> None:
+        """They lie in the order in which they were sent; those of replicas that are gone are asked for no more."""
+        while self._unwatched:
+            key, oldest = next(iter(self._unwatched.items()))
+            if now - oldest.at < UNWATCHED_BELIEVED_S:
+                return
+            del self._unwatched[key]
 
     async def _refuse_foreign(self, key: ObjectKey, manifest: Manifest) -> None:
         """Ask whether the object is there and whose it is, with the right to write alone: by a test without a patch."""
