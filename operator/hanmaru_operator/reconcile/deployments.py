@@ -163,7 +163,8 @@ class DeploymentReconciler:
         facts = self._facts(entry, spec, choices, replicas, may_run=not refused and not spec.lifecycle.stopped)
         facts, choices = self._with_room(entry, facts, choices)
         retries = [each.retry_at for each in known.values() if isinstance(each, Unknown) and each.retry_at]
-        return _Seen(entry, asker, choices, facts, (*refused, *_remarks(choices)), min(retries, default=None))
+        given = (*refused, *_unreadable(known), *_remarks(choices))
+        return _Seen(entry, asker, choices, facts, given, min(retries, default=None))
 
     def _refusals(self, entry: Entry) -> list[Statement]:
         """Why it may not even be looked into: nothing runs for it, not even a pod that reads its checkpoint."""
@@ -323,6 +324,15 @@ def _licence_refusals(spec: ModelDeploymentSpec, known: Mapping[str, Known | Unk
         f"the checkpoint asks for {', '.join(repr(name) for name in missing)}; read it and name it in licence.accepted"
     )
     return [Statement(ConditionType.LICENCE_NOT_ACCEPTED, True, "NotAccepted", message)]
+
+
+def _unreadable(known: Mapping[str, Known | Unknown]) -> list[Statement]:
+    """Checkpoints that were looked at in vain; one that is being read is no trouble yet."""
+    failed = {each.pod: each.problem for each in known.values() if isinstance(each, Unknown) and each.retry_at}
+    return [
+        _degraded("ModelUnreadable", f"{problem}; it is read again in a while, and at once when pod `{pod}` is deleted")
+        for pod, problem in sorted(failed.items())
+    ]
 
 
 def _remarks(choices: tuple[Choice, ...]) -> tuple[Statement, ...]:
