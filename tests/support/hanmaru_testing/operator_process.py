@@ -127,6 +127,11 @@ class OperatorProcess:
         self._process.terminate()
         return self._process.wait(STOP_S)
 
+    def await_end(self, within_s: float) -> int:
+        """Wait until it ends by itself; its exit status."""
+        assert self._process is not None
+        return self._process.wait(within_s)
+
     def tail(self) -> str:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-6000:]
