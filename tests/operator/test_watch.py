@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -77,6 +79,9 @@ async def mirror(plane: ControlPlane, tenant_namespaces: tuple[str, ...] = ()) -
         yield made
         for task in tasks:
             task.cancel()
+    # A connection whose task is cancelled while it is made is left to the garbage collector (anyio 4).
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
 
 
 def config_map(namespace: str, name: str = "made") -> dict[str, object]:
