@@ -122,6 +122,7 @@ async def test_what_was_deleted_while_nobody_listened_is_noticed(control_plane: 
         await seen.until(lambda: seen.store.get(key) is not None)
         await asyncio.to_thread(control_plane.stop_apiserver)
         await asyncio.to_thread(control_plane.start_apiserver)
+        await asyncio.to_thread(control_plane.restart_controllers)  # the next test waits for them
         await asyncio.to_thread(control_plane.api.delete, f"/api/v1/namespaces/{namespace}/configmaps/made")
         await seen.until(lambda: seen.store.get(key) is None)
 

@@ -122,15 +122,27 @@ class ControlPlane:
         self._processes.start(_APISERVER, [str(self._programs.kube_apiserver), *flags.apiserver(self._layout)])
         self._await(_APISERVER, self.api.is_ready)
 
+    def restart_controllers(self) -> None:
+        """Start controller manager and scheduler anew: by themselves they need up to a minute after an outage.
+
+        Each of their watches has doubled its waiting with each try.
+        """
+        self._processes.stop(_CONTROLLERS, _SCHEDULER)
+        self._start_controllers()
+
     def _start(self) -> None:
         programs, layout, start = self._programs, self._layout, self._processes.start
         self._lay_out()
         start(_ETCD, [str(programs.etcd), *flags.etcd(layout)])
         self.start_apiserver()
-        start(_CONTROLLERS, [str(programs.kube_controller_manager), *flags.controller_manager(layout)])
-        start(_SCHEDULER, [str(programs.kube_scheduler), *flags.scheduler(layout)])
+        self._start_controllers()
         start(_KWOK, [str(programs.kwok), *flags.kwok(layout)])
         self._await_service_account("default")  # which also tells that the controllers run
+
+    def _start_controllers(self) -> None:
+        programs, layout, start = self._programs, self._layout, self._processes.start
+        start(_CONTROLLERS, [str(programs.kube_controller_manager), *flags.controller_manager(layout)])
+        start(_SCHEDULER, [str(programs.kube_scheduler), *flags.scheduler(layout)])
 
     def _lay_out(self) -> None:
         """Write the certificates, keys and kubeconfigs that the programs are told of."""

@@ -135,6 +135,7 @@ def test_an_api_server_that_comes_back_is_followed_again(
     pid, kept, groups = enduring.pid, uids(world, "first"), world.replicas("first")
     control_plane.stop_apiserver()
     control_plane.start_apiserver()
+    control_plane.restart_controllers()
     world.deploy("second", [pool])  # at once, before it listens again
     world.patch("first", {"access": {"from": "All"}})
     generation = world.get("first")["metadata"]["generation"]
@@ -170,6 +171,7 @@ def test_what_was_deleted_while_it_could_not_listen_is_noticed(
         world.delete("goes")
         world.api.delete(service)
         tenants.delete("the-only-one")
+        control_plane.restart_controllers()
     world.wait("its name is free", lambda: tenants.route(world.named("goes")) == {}, within_s=BACK_S)
     world.wait("its key is refused", lambda: tenants.granted("the-only-one") is None, within_s=BACK_S)
     world.wait("another Service", lambda: world.api.get(service)["metadata"]["uid"] != old, within_s=BACK_S)
@@ -395,6 +397,7 @@ def test_one_that_lost_its_lease_with_the_api_server_goes_on_after_its_restart(
             enduring.await_event("leader.lease_unreachable")
         finally:
             control_plane.start_apiserver()
+            control_plane.restart_controllers()
         world.patch("k-exaone", {"replicas": 2})
         enduring.await_event("resync.ended")
         world.wait_ready("k-exaone", 2)
