@@ -103,6 +103,18 @@ async def test_others_objects_are_left_alone(bench: Bench, namespace: str, is_se
     assert next(raw for raw in after if raw["metadata"]["name"] == "x")["data"] == made["data"]
 
 
+async def test_several_are_made_together_and_one_that_fails_is_told(bench: Bench, namespace: str) -> None:
+    several = [{**config_map(namespace), "metadata": {**config_map(namespace)["metadata"], "name": n}} for n in "abc"]
+    await bench.applier.ensure_all(several)
+    assert bench.store.counts() == {"ConfigMap": 3}
+    bench.sent.clear()
+    await bench.applier.ensure_all(several)
+    assert bench.sent == []
+    await bench.cluster.create(config_map(namespace, "theirs", owner=OTHER))
+    with pytest.raises(ForeignObject):
+        await bench.applier.ensure_all([config_map(namespace)])
+
+
 async def test_an_object_without_owner_is_foreign_too(bench: Bench, namespace: str) -> None:
     theirs = config_map(namespace)
     del theirs["metadata"]["ownerReferences"]

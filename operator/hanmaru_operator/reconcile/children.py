@@ -72,8 +72,7 @@ class Children:
         current = {(choice.bundle.pool, choice.bundle.revision) for choice in choices if choice.bundle}
         used = current | {(r.pool, r.revision) for r in replicas} | {(step.pool, step.revision) for step in created}
         for place in sorted(used & bundles.keys()):
-            for manifest in revision_manifests(bundles[place], owner):
-                await self._applier.ensure(manifest)
+            await self._applier.ensure_all(revision_manifests(bundles[place], owner))
         for step in plan.steps:
             if isinstance(step, DeleteReplica):
                 await self._delete(owner, step.id)
@@ -97,8 +96,11 @@ class Children:
             keys.replica_key(self._trust.platform_secret, owner.model, replica), self._trust.worker_redis_password
         )
         placement = placement_of(pool) if pool is not None else None
-        for manifest in replica_manifests(bundle, owner, replica, secrets, self._settings, placement):
-            await self._applier.ensure(manifest)
+        account, *needed, group = replica_manifests(bundle, owner, replica, secrets, self._settings, placement)
+        # Before the Secret, which is not watched: after a crash the account is what tells of the replica.
+        await self._applier.ensure(account)
+        await self._applier.ensure_all(needed)
+        await self._applier.ensure(group)
 
     async def _delete(self, owner: Owner, replica: ReplicaId) -> None:
         """Its pods get SIGTERM and drain; the garbage collector does that, so nobody has to wait."""

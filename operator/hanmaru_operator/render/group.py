@@ -40,7 +40,9 @@ def replica_manifests(
     settings: RenderSettings,
     placement: Placement | None = None,
 ) -> tuple[Manifest, ...]:
-    """All objects of one replica, in the order in which they must come to be. Without `placement`: the snapshot's."""
+    """All objects of one replica: the ServiceAccount must come first, the StatefulSet last. Without `placement`: the
+    snapshot's.
+    """
     labels = _fill(template_labels(owner, bundle.pool, bundle.revision), replica)
 
     def head(api_version: str, kind: str) -> Manifest:
