@@ -23,6 +23,7 @@ from hanmaru_operator.objects import Store
 from hanmaru_operator.observe import Entry, entry_of
 from hanmaru_operator.types import Manifest, ObjectKey
 
+DOUBTED_AFTER_S = 1.0
 UNWATCHED_BELIEVED_S = 3600.0
 """How long a Secret in a user's namespace, which we may write but not read, is believed to be as it was sent."""
 _TOGETHER = 12
@@ -138,6 +139,12 @@ class Applier:
         """
         await self.delete(seen)
         self._store.remove(seen.key, seen.uid, _NEVER_AGAIN)
+
+    def doubt_unwatched(self, key: ObjectKey) -> None:
+        """It is about to be needed: look again with the next `ensure`, unless that was just done."""
+        last = self._unwatched.get(key)
+        if last is not None and self._clock() - last.at >= DOUBTED_AFTER_S:
+            del self._unwatched[key]
 
     async def delete_unwatched(self, key: ObjectKey, owner_uid: str) -> None:
         """Delete an object that we may not read, if that owner controls it."""

@@ -81,6 +81,8 @@ class Children:
                 await self._restart(by_id[step.id])
                 _tell("group.restarted", owner, step.id, why=step.why)
         for replica in staying:
+            if not replica.is_ready:  # pods of it may be about to mount the Secret, which nobody may watch
+                self._applier.doubt_unwatched(ObjectKey(kinds.SECRETS.kind, owner.namespace, replica.id))
             await self._ensure(owner, replica.id, bundles.get((replica.pool, replica.revision)))
         for step in created:
             await self._ensure(owner, step.id, bundles[step.pool, step.revision])

@@ -16,6 +16,13 @@ from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.registrations import Registrations
 
 SYSTEM = "hanmaru-system"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Scenarios last: from the first one on, an operator looks after every object that a test makes."""
+    items.sort(key=lambda item: Path(__file__).parent in item.path.parents)
+
+
 RETURN_AFTER_S = 2.0
 """How long a better pool must have had room; minutes in an installation."""
 

@@ -122,6 +122,18 @@ def test_a_deleted_child_is_made_again(running: World, kind: str) -> None:
     assert pods(running) == kept
 
 
+def test_a_deleted_key_is_there_again_before_its_group_starts_anew(running: World) -> None:
+    """Secrets of users' namespaces are not watched, so it is missed at the latest when pods are to mount it."""
+    [group] = running.groups("k-exaone")
+    path = kinds.SECRETS.path(running.namespace, group["metadata"]["name"])
+    before = running.api.get(path)["data"]
+    running.api.delete(path)
+    first, _ = running.pods("k-exaone")
+    running.delete_pod(first["metadata"]["name"])
+    running.wait("its key is back", lambda: running.api.get(path)["data"] == before)
+    running.wait_ready("k-exaone")
+
+
 def test_a_group_that_a_hand_shrank_is_whole_again(running: World) -> None:
     """It has lost a rank, so it starts anew, under the same name."""
     [group] = running.groups("k-exaone")
