@@ -133,11 +133,11 @@ def _change(
         for number in range(size.changes):
             name = name_of(size.deployments + number % size.active)
             path = f"{DEPLOYMENTS}/{name}"
-            await_complete(http, path)
             spec, is_there = _edit(children, name, number // size.active)
             begun = time.monotonic()
             http.patch(path, json={"spec": spec}, headers=_MERGE).raise_for_status()
             result.apply_s.append(children.wait(is_there) - begun)
+            await_complete(http, path)
     await_idle(operator)
     result.change_cpu_ms = (cpu_s(operator) - used_s) * 1e3 / size.changes
     say(f"{size.changes} changes were made")
@@ -252,7 +252,7 @@ class Children:
 
 
 def await_complete(http: httpx2.Client, path: str) -> None:
-    """Until a deployment rests, so that changes do not add up on one object."""
+    """Until a deployment rests, so that each change finds all the others idle."""
     deadline = time.monotonic() + 10 * CHANGE_LIMIT_S
     while True:
         found = http.get(path).json()
