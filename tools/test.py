@@ -16,6 +16,8 @@ from typing import IO
 
 ROOT = Path(__file__).parents[1]
 WAITING = ("tests/operator", "tests/cluster")
+POLITELY = ("nice", "-n", "5")
+"""What waits gives way: the other lot holds requests to deadlines of a second."""
 END_S = 60.0
 """For an interrupted lot to take its processes down."""
 
@@ -25,7 +27,7 @@ def main() -> int:
     begun_s = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         # A cache folder of its own: both write which tests failed last.
-        beside = _start([*WAITING, "-o", "cache_dir=.pytest_cache/waiting"], output)
+        beside = _start([*WAITING, "-o", "cache_dir=.pytest_cache/waiting"], output, before=POLITELY)
         first = _start([f"--ignore={folder}" for folder in WAITING], None)
         try:
             codes = [first.wait(), beside.wait()]
@@ -39,8 +41,8 @@ def main() -> int:
     return int(any(codes))
 
 
-def _start(arguments: list[str], output: IO[str] | None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "pytest", *arguments]
+def _start(arguments: list[str], output: IO[str] | None, *, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    command = [*before, sys.executable, "-m", "pytest", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
 
 
