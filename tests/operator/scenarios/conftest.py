@@ -64,6 +64,8 @@ def operator(
         redis_url=scenario_redis.url,
         namespace=system_namespace,
         returnAfterS=RETURN_AFTER_S,
+        # Nobody restarts it when a machine that stands still for three seconds costs it the lease.
+        lease={"leaseS": 20.0, "renewDeadlineS": 15.0, "retryS": 0.5},
     ) as running:
         running.await_event("resync.ended")
         yield running
