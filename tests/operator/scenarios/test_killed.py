@@ -20,7 +20,7 @@ from hanmaru_testing.world_picture import Picture, is_settled, picture
 SEED = 20261122
 EDITS = 50
 SETTLE_S = 90.0
-EDITS_A_KILL = 3
+EDITS_A_KILL = 4
 """On average."""
 SUFFIX = "twice"
 """Of both worlds, one after the other: names that go into hashes are the same."""
