@@ -8,6 +8,7 @@ cluster has been seen by this code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from hanmaru_operator.plan.engine_pool import NVIDIA_PREFIX, EnginePool
 from hanmaru_operator.plan.refusal import Reason, Refusal
@@ -121,5 +122,6 @@ def _smaller(node: NodeFacts, pool: EnginePool) -> Refusal | None:
     )
 
 
+@lru_cache(maxsize=1024)  # nodes of a pool say the same few numbers: a seventh of the time of a plan
 def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
