@@ -70,7 +70,8 @@ def test_one_leads_with_the_charts_roles_and_gives_the_lease_back(
     metrics = first.get("/metrics")[1]
     assert "hanmaru_operator_leader 1.0" in metrics
     assert 'hanmaru_operator_objects{kind="Namespace"}' in metrics
-    assert 'code="403"' not in metrics
+    # Not by status 403: a namespace that ends, left by another test, answers so too.
+    assert "forbidden: User" not in first.log.read_text()
     assert "hanmaru_operator_leader 0.0" in second.get("/metrics")[1]
     assert first.stop() == 0
     begun = time.monotonic()

@@ -129,8 +129,9 @@ def test_everything_it_does_is_granted(bound: OperatorProcess, world: World, ten
     world.wait("all of it is gone", lambda: not world.pods("k-exaone"))
     codes = samples(bound, metrics.OPERATOR_API_REQUESTS.name)
     assert any('verb="apply"' in labels for labels in codes)
-    assert not [labels for labels in codes if 'code="403"' in labels]
     log = bound.log.read_text()
+    # Not by status 403: a namespace that ends, left by another test, answers so too.
+    assert "forbidden: User" not in log
     assert "watch.ended" not in log
     assert "orbidden" not in log
     assert "announce.lost" not in log
