@@ -2,11 +2,13 @@
 
 The lot of the operator and its control plane mostly waits, the other mostly computes, so together they take little
 longer than the longer one alone. Each lot is one pytest run with fixtures of its own; the second one's output follows
-the first one's. Exit status 1 when either failed.
+the first one's. Exit status 1 when either failed. A lot that dies of a signal, which may be after its last test passed,
+shows where each thread was (faulthandler), and the last line names it.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from typing import IO
 
 ROOT = Path(__file__).parents[1]
 WAITING = ("tests/operator", "tests/cluster")
+OTHERS = "all the other tests"
 POLITELY = ("nice", "-n", "5")
 """What waits gives way: the other lot holds requests to deadlines of a second."""
 END_S = 60.0
@@ -37,12 +40,15 @@ def main() -> int:
         print(f"\n=== {' '.join(WAITING)}, run beside the above ===\n")
         for line in output:
             print(line, end="")
-    print(f"both lots: {time.monotonic() - begun_s:.0f} s, exit statuses {codes}")
+    print(f"both lots: {time.monotonic() - begun_s:.0f} s")
+    for lot, code in zip((OTHERS, " ".join(WAITING)), codes, strict=True):
+        print(f"  {lot}: {_outcome(code)}")
     return int(any(codes))
 
 
 def _start(arguments: list[str], output: IO[str] | None, *, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-    command = [*before, sys.executable, "-m", "pytest", *arguments]
+    # pytest's own faulthandler ends with the last test; this one sees the interpreter's end too.
+    command = [*before, sys.executable, "-X", "faulthandler", "-m", "pytest", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
 
 
@@ -53,6 +59,13 @@ def _end(lot: subprocess.Popen[bytes]) -> int:
     except subprocess.TimeoutExpired:
         lot.kill()
         return lot.wait()
+
+
+def _outcome(code: int) -> str:
+    """Of a lot's exit status, which is a signal's number below 0 when that killed it."""
+    if code < 0:
+        return f"CRASHED: killed by {signal.Signals(-code).name}; its threads' stacks are at the end of its output"
+    return "passed" if code == 0 else f"failed, exit status {code}"
 
 
 if __name__ == "__main__":
