@@ -12,6 +12,6 @@ ROOT = Path(__file__).parents[2]
 def test_a_run_that_loads_sentencepiece_ends_alive(tmp_path: Path) -> None:
     tests = tmp_path / "test_loads.py"
     tests.write_text("def test_loads() -> None:\n    import sentencepiece\n")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", tests]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), str(tests)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, "1 passed" in ended.stdout) == (0, True), ended.stdout + ended.stderr
