@@ -31,9 +31,14 @@ def operators(tmp_path: Path, restricted: Path, namespace: str, redis_server: Re
     """Makes operators of one installation, and ends them."""
     made: list[OperatorProcess] = []
 
-    def make(name: str) -> OperatorProcess:
+    def make(name: str, **environ: str) -> OperatorProcess:
         operator = OperatorProcess(
-            tmp_path, kubeconfig=restricted, redis_url=redis_server.url, namespace=namespace, name=name
+            tmp_path,
+            kubeconfig=restricted,
+            redis_url=redis_server.url,
+            namespace=namespace,
+            name=name,
+            environ=environ,
         )
         made.append(operator)
         operator.start()
@@ -80,6 +85,27 @@ def test_one_leads_with_the_charts_roles_and_gives_the_lease_back(
     assert lease(control_plane, namespace)["holderIdentity"].startswith("operator-1_")
     second.await_event("resync.ended")
     assert "watch.ended" not in first.log.read_text() + second.log.read_text()
+
+
+DEAD_COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+
+
+@pytest.mark.usefixtures("crds")
+@pytest.mark.parametrize(
+    ("moment", "environ"),
+    [
+        ("operator.serving", {}),
+        ("leader.acquired", {}),
+        ("resync.ended", {}),
+        ("leader.acquired", DEAD_COLLECTOR),
+        ("resync.ended", DEAD_COLLECTOR),
+    ],
+)
+def test_it_ends_well_whenever_it_is_asked_to(operators: Any, moment: str, environ: dict[str, str]) -> None:
+    """Kopfs and exporters in threads that did not end yet are no reason to crash."""
+    operator = operators("operator-0", **environ)
+    operator.await_event(moment)
+    assert operator.stop() == 0, operator.tail()
 
 
 @pytest.mark.usefixtures("crds")
