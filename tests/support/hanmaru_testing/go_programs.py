@@ -38,6 +38,8 @@ class GoProgram:
     package: str
     """What `go build` is given, there."""
     ldflags: str = "-s -w"
+    tags: str = ""
+    """Build tags, separated by commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ def _cache() -> Path:
 
 def _digest(program: GoProgram, go: _Go) -> str:
     decides = hashlib.sha256(f"{program.package}\n{program.ldflags}\n{go.version}\n".encode())
+    if program.tags:
+        decides.update(f"{program.tags}\n".encode())
     for source in (program.module / "go.mod", program.module / "go.sum", *sorted(program.module.glob("*.go"))):
         decides.update(source.read_bytes())
     return decides.hexdigest()[:16]
@@ -79,9 +83,9 @@ def _build(program: GoProgram, go: _Go, binary: Path) -> None:
     print(f"Building {program.name} with Go {go.version}, once, into {binary.parent} …", flush=True)
     started_s = time.monotonic()
     partial = binary.with_suffix(".partial")
-    arguments = ["build", "-trimpath", f"-ldflags={program.ldflags}", "-o", str(partial), program.package]
+    flags = ["-trimpath", f"-ldflags={program.ldflags}", f"-tags={program.tags}"]
     done = subprocess.run(
-        [*go.command, *arguments],
+        [*go.command, "build", *flags, "-o", str(partial), program.package],
         cwd=program.module,
         # Not a newer toolchain from elsewhere, no C compiler, and no question to git about the checkout.
         env={**os.environ, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"},
@@ -120,4 +124,6 @@ def _wanted(module: Path) -> tuple[int, ...]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    """`1.26.6` in order with its like; of `1.27rc1` only the release that it is not yet, which is older than 1.27.0."""
+    released = re.match(r"[\d.]*", version)
+    return tuple(int(number) for number in re.findall(r"\d+", released[0] if released else ""))
