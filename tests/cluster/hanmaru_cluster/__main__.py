@@ -1,40 +1,127 @@
-"""`python -m hanmaru_cluster build` builds the programs; `… up` runs a control plane until Ctrl-C."""
+"""Builds the programs and runs clusters by hand: `python -m hanmaru_cluster build`, `… up`, `… real up`.
+
+`up` is a control plane with imitated nodes, which needs no root; `real` one with real nodes.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import signal
+import sys
 import threading
+import time
 
-from hanmaru_cluster.build import find_programs
+from hanmaru_cluster import records
+from hanmaru_cluster.build import find_helm, find_node_programs, find_programs
 from hanmaru_cluster.control_plane import ControlPlane
 from hanmaru_cluster.nodes import Nodes
+from hanmaru_cluster.real import TWO_NODES, RealCluster
+from hanmaru_cluster.roles import NodeRole
+
+DOWN_DEADLINE_S = 30.0
 
 
 def main() -> None:
     """Read the command line and carry it out."""
     parser = argparse.ArgumentParser(prog="python -m hanmaru_cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="build or find the programs, and print where they are")
+    build = commands.add_parser("build", help="build or find the programs, and print where they are")
+    build.add_argument("--real", action="store_true", help="also those of real nodes, and helm")
     up = commands.add_parser("up", help="run a control plane, and print KUBECONFIG=…")
     up.add_argument("--nodes", type=int, default=2, help="nodes with 8 devices nvidia.com/gpu each (default: 2)")
+    real = commands.add_parser("real", help="clusters with real nodes").add_subparsers(dest="action", required=True)
+    real_up = real.add_parser("up", help="run one until Ctrl-C or `real down`, and print KUBECONFIG=…")
+    real_up.add_argument(
+        "--node",
+        type=_role,
+        action="append",
+        metavar="NAME[,RESOURCE=AMOUNT]…",
+        help="such as a,nvidia.com/gpu=8; once for each node (default: node-a and node-b without devices)",
+    )
+    real.add_parser("list", help="print the clusters of this machine")
+    down = real.add_parser("down", help="end what `real up` started, and remove what killed ones left")
+    down.add_argument("--all", action="store_true", help="also those that tests started and are using")
     chosen = parser.parse_args()
-    if chosen.command == "build":
-        for name, path in dataclasses.asdict(find_programs()).items():
-            print(f"{name:24} {path}")
-    else:
-        _up(chosen.nodes)
+    try:
+        _carry_out(chosen)
+    except RuntimeError as error:
+        sys.exit(str(error))
+
+
+def _carry_out(chosen: argparse.Namespace) -> None:
+    match chosen.command, getattr(chosen, "action", ""):
+        case "build", _:
+            _build(with_nodes=chosen.real)
+        case "up", _:
+            _up(chosen.nodes)
+        case "real", "up":
+            _real_up(chosen.node)
+        case "real", "list":
+            _real_list()
+        case "real", "down":
+            _real_down(everything=chosen.all)
+
+
+def _role(text: str) -> NodeRole:
+    name, *resources = text.split(",")
+    return NodeRole(name, dict(resource.split("=", 1) for resource in resources))
+
+
+def _build(*, with_nodes: bool) -> None:
+    paths = dataclasses.asdict(find_programs())
+    if with_nodes:
+        paths |= {**dataclasses.asdict(find_node_programs()), "helm": find_helm()}
+    for name, path in paths.items():
+        print(f"{name:24} {path}")
 
 
 def _up(node_count: int) -> None:
-    asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: asked.set())
+    asked = _interruption()
     with ControlPlane() as plane, Nodes(plane.api) as nodes:
         nodes.add(node_count, capacity={"nvidia.com/gpu": "8"})
         print(f"KUBECONFIG={plane.kubeconfig}", flush=True)
         asked.wait()
+
+
+def _real_up(roles: list[NodeRole] | None) -> None:
+    asked = _interruption()
+    with RealCluster(roles or TWO_NODES, purpose=records.BY_HAND) as cluster:
+        print(f"KUBECONFIG={cluster.kubeconfig}", flush=True)
+        while cluster.is_alive() and not asked.wait(1):
+            pass
+
+
+def _real_list() -> None:
+    for record in records.known():
+        state = (
+            f"keeper {record.keeper}, of {record.owner}" if records.is_alive(record) else "dead: `real down` clears it"
+        )
+        print(f"{record.folder / 'admin.kubeconfig'}  {record.purpose}  {state}")
+
+
+def _real_down(*, everything: bool) -> None:
+    ending = [record for record in records.known() if everything or record.purpose == records.BY_HAND]
+    for record in ending:
+        if records.is_alive(record) and record.keeper:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record.keeper, signal.SIGTERM)
+    deadline_s = time.monotonic() + DOWN_DEADLINE_S
+    while still := [record.name for record in ending if records.is_alive(record)]:
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"still there after {DOWN_DEADLINE_S:.0f} s: {', '.join(still)}")
+        time.sleep(0.1)
+    records.sweep()
+
+
+def _interruption() -> threading.Event:
+    """Set by Ctrl-C or SIGTERM."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: asked.set())
+    return asked
 
 
 if __name__ == "__main__":

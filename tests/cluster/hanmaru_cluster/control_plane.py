@@ -1,7 +1,8 @@
 """A Kubernetes control plane on loopback: etcd, API server, controller manager, scheduler, and kwok for the nodes.
 
 Tests get one for a whole run (`hanmaru_testing.cluster_fixtures`), people by `python -m hanmaru_cluster up`.
-Everything it needs is in one temporary folder that goes with it. Kubelets are not here.
+Everything it needs is in one temporary folder that goes with it. Kubelets are not here: `real` puts the same control
+plane on other ground, a network namespace, and adds them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,22 +34,33 @@ _ETCD, _APISERVER, _CONTROLLERS, _SCHEDULER = "etcd", "kube-apiserver", "kube-co
 _KWOK = "kwok"
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where a control plane runs that is not on loopback: with kubelets, and so without kwok."""
+
+    layout: flags.Layout
+    processes: Processes
+    enter: Callable[[Sequence[str]], list[str]]
+    """Makes of a program's command line the one that runs it there."""
+
+
 class ControlPlane:
     """A running control plane; a context manager, to be entered once. Its methods may be called from any thread.
 
     With hundreds of nodes a longer `heartbeat_timeout_s` keeps their leases from filling the machine.
     """
 
-    def __init__(self, *, heartbeat_timeout_s: int = flags.HEARTBEAT_TIMEOUT_S) -> None:
+    def __init__(self, *, heartbeat_timeout_s: int = flags.HEARTBEAT_TIMEOUT_S, ground: Ground | None = None) -> None:
         self._programs = find_programs()
-        self._authority = CertificateAuthority()
-        folder = Path(tempfile.mkdtemp(prefix="hanmaru-cluster-"))
-        self._layout = flags.Layout(folder, free_port(), free_port(), free_port(), heartbeat_timeout_s)
-        self._processes = Processes(folder)
-        self._layout.authority.write_bytes(self._authority.certificate)
+        self.authority = CertificateAuthority()
+        """Signs for everybody in this cluster."""
+        self._ground = ground or _loopback(heartbeat_timeout_s)
+        self._layout, self._processes = self._ground.layout, self._ground.processes
+        self._has_kubelets = ground is not None
+        self._layout.authority.write_bytes(self.authority.certificate)
         self.kubeconfig = self.kubeconfig_for("admin", [ADMIN_GROUP])
         """Of a user who may do everything."""
-        self._write_pair("admin", self._authority.client("admin", [ADMIN_GROUP]))
+        self.write_pair("admin", self.authority.client("admin", [ADMIN_GROUP]))
         self.api = ApiClient(
             self.url,
             authority=self._layout.authority,
@@ -64,18 +77,28 @@ class ControlPlane:
     def __enter__(self) -> Self:
         """Start everything; returns when namespaces can take pods. Raises RuntimeError with the log of what failed."""
         try:
-            self._start()
+            self.start()
         except BaseException:
             self._processes.close()
             raise
         return self
+
+    def start(self) -> None:
+        """Start everything, for who ends the processes otherwise than by leaving the context manager."""
+        self._lay_out()
+        self._start(_ETCD, [str(self._programs.etcd), *flags.etcd(self._layout)])
+        self.start_apiserver()
+        self._start_controllers()
+        if not self._has_kubelets:
+            self._start(_KWOK, [str(self._programs.kwok), *flags.kwok(self._layout)])
+        self._await_service_account("default")  # which also tells that the controllers run
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End everything. Raises RuntimeError when a program had ended by itself, with the end of its log."""
         ended = self._processes.ended()
-        logs = "\n".join(f"{name} ended with {status}:\n{self._log_end(name)}" for name, status in ended.items())
+        logs = "\n".join(f"{name} ended with {status}:\n{self.log_end(name)}" for name, status in ended.items())
         self._processes.stop(_KWOK, _CONTROLLERS, _SCHEDULER)
         self._processes.stop(_APISERVER)  # before etcd, without which it would not end
         self._processes.stop(_ETCD)
@@ -85,12 +108,11 @@ class ControlPlane:
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig of this user in these groups, who may do what RBAC allows; it goes with the control plane."""
-        return write_kubeconfig(
-            self._layout.kubeconfig(user),
-            url=self.url,
-            authority=self._authority.certificate,
-            client=self._authority.client(user, groups),
-        )
+        return self._write_kubeconfig(user, groups, self.url)
+
+    def kubeconfig_inside(self, user: str, groups: Sequence[str] = ()) -> Path:
+        """The same for a program of the cluster itself, which is where the API server is."""
+        return self._write_kubeconfig(user, groups, self._layout.inner_url)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What the real kubectl prints, run as the administrator. Raises RuntimeError with its words when it fails."""
@@ -119,8 +141,8 @@ class ControlPlane:
 
     def start_apiserver(self) -> None:
         """Start the API server, at its same address, and wait until it is ready."""
-        self._processes.start(_APISERVER, [str(self._programs.kube_apiserver), *flags.apiserver(self._layout)])
-        self._await(_APISERVER, self.api.is_ready)
+        self._start(_APISERVER, [str(self._programs.kube_apiserver), *flags.apiserver(self._layout)])
+        self.wait_for(_APISERVER, self.api.is_ready)
 
     def restart_controllers(self) -> None:
         """Start controller manager and scheduler anew: by themselves they need up to a minute after an outage.
@@ -130,31 +152,43 @@ class ControlPlane:
         self._processes.stop(_CONTROLLERS, _SCHEDULER)
         self._start_controllers()
 
-    def _start(self) -> None:
-        programs, layout, start = self._programs, self._layout, self._processes.start
-        self._lay_out()
-        start(_ETCD, [str(programs.etcd), *flags.etcd(layout)])
-        self.start_apiserver()
-        self._start_controllers()
-        start(_KWOK, [str(programs.kwok), *flags.kwok(layout)])
-        self._await_service_account("default")  # which also tells that the controllers run
+    def wait_for(self, program: str, reached: Callable[[], bool]) -> None:
+        """Wait until something is reached that depends on a program. Raises RuntimeError with the program's log."""
+        deadline_s = time.monotonic() + START_DEADLINE_S
+        while not reached():
+            if program in self._processes.ended() or time.monotonic() > deadline_s:
+                raise RuntimeError(f"{program} does not start:\n{self.log_end(program)}")
+            time.sleep(0.05)
+
+    def log_end(self, program: str) -> str:
+        """The last of what a program printed."""
+        return self._processes.log_path(program).read_text(errors="replace")[-3000:]
+
+    def write_pair(self, name: str, pair: KeyPair) -> None:
+        """Put a certificate and its key where the layout has them."""
+        # The folder is its owner's alone.
+        self._layout.certificate(name).write_bytes(pair.certificate)
+        self._layout.key(name).write_bytes(pair.key)
+
+    def _start(self, name: str, argv: Sequence[str]) -> None:
+        self._processes.start(name, self._ground.enter(argv))
 
     def _start_controllers(self) -> None:
-        programs, layout, start = self._programs, self._layout, self._processes.start
+        programs, layout, start = self._programs, self._layout, self._start
         start(_CONTROLLERS, [str(programs.kube_controller_manager), *flags.controller_manager(layout)])
         start(_SCHEDULER, [str(programs.kube_scheduler), *flags.scheduler(layout)])
 
     def _lay_out(self) -> None:
         """Write the certificates, keys and kubeconfigs that the programs are told of."""
         layout = self._layout
-        reached_by = ["127.0.0.1", "localhost", flags.FIRST_SERVICE, "kubernetes.default.svc"]
-        self._write_pair("apiserver", self._authority.server("kube-apiserver", reached_by))
+        reached_by = [flags.LOOPBACK, layout.address, "localhost", flags.FIRST_SERVICE, "kubernetes.default.svc"]
+        self.write_pair("apiserver", self.authority.server("kube-apiserver", reached_by))
         layout.service_account_key.write_bytes(service_account_key())
         layout.scheduler_config.write_text(json.dumps(flags.scheduler_config(layout)))
         layout.kwok_config.write_text(kwok.config())
-        self.kubeconfig_for(flags.CONTROLLERS_USER)
-        self.kubeconfig_for(flags.SCHEDULER_USER)
-        self.kubeconfig_for(flags.KWOK_USER, [ADMIN_GROUP])
+        self.kubeconfig_inside(flags.CONTROLLERS_USER)
+        self.kubeconfig_inside(flags.SCHEDULER_USER)
+        self.kubeconfig_inside(flags.KWOK_USER, [ADMIN_GROUP])
 
     def _await_service_account(self, namespace: str) -> None:
         """Wait until a new namespace has its `default` ServiceAccount, without which it takes no pods."""
@@ -166,19 +200,18 @@ class ControlPlane:
                 return False
             return True
 
-        self._await(_CONTROLLERS, is_there)
+        self.wait_for(_CONTROLLERS, is_there)
 
-    def _await(self, program: str, reached: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + START_DEADLINE_S
-        while not reached():
-            if program in self._processes.ended() or time.monotonic() > deadline_s:
-                raise RuntimeError(f"{program} does not start:\n{self._log_end(program)}")
-            time.sleep(0.05)
+    def _write_kubeconfig(self, user: str, groups: Sequence[str], url: str) -> Path:
+        return write_kubeconfig(
+            self._layout.kubeconfig(user),
+            url=url,
+            authority=self.authority.certificate,
+            client=self.authority.client(user, groups),
+        )
 
-    def _write_pair(self, name: str, pair: KeyPair) -> None:
-        # The folder is its owner's alone.
-        self._layout.certificate(name).write_bytes(pair.certificate)
-        self._layout.key(name).write_bytes(pair.key)
 
-    def _log_end(self, name: str) -> str:
-        return self._processes.log_path(name).read_text(errors="replace")[-3000:]
+def _loopback(heartbeat_timeout_s: int) -> Ground:
+    folder = Path(tempfile.mkdtemp(prefix="hanmaru-cluster-"))
+    layout = flags.Layout(folder, free_port(), free_port(), free_port(), heartbeat_timeout_s)
+    return Ground(layout, Processes(folder), list)

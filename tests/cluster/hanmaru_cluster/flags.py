@@ -16,9 +16,12 @@ HEARTBEAT_TIMEOUT_S = 8
 
 Leases are renewed four times in it: 50 nodes keep a fifth of a core busy.
 """
+LOOPBACK = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
 FIRST_SERVICE = "10.96.0.1"
 """The address of the `kubernetes` Service, which clients in a cluster use."""
+UNREACHABLE_TOLERATION_S = 20
+"""Pods leave a real node that was lost for so long (300 s in a usual cluster), where they do not say otherwise."""
 CONTROLLERS_USER = "system:kube-controller-manager"
 SCHEDULER_USER = "system:kube-scheduler"
 KWOK_USER = "kwok"
@@ -37,11 +40,20 @@ class Layout:
     etcd_peer_port: int
     apiserver_port: int
     heartbeat_timeout_s: int
+    address: str = LOOPBACK
+    """Where the API server listens; on any other address than loopback it expects kubelets."""
+    relay_port: int | None = None
+    """On loopback, where people and tests reach an API server that is elsewhere."""
 
     @property
     def url(self) -> str:
-        """Of the API server."""
-        return f"https://127.0.0.1:{self.apiserver_port}"
+        """Of the API server, for people and tests."""
+        return f"https://{LOOPBACK}:{self.relay_port or self.apiserver_port}"
+
+    @property
+    def inner_url(self) -> str:
+        """Of the API server, for the cluster's own programs."""
+        return f"https://{self.address}:{self.apiserver_port}"
 
     @property
     def authority(self) -> Path:
@@ -95,24 +107,44 @@ def etcd(layout: Layout) -> list[str]:
 def apiserver(layout: Layout) -> list[str]:
     """RBAC decides, Pod Security is on, nobody is anonymous, nothing is audited."""
     return [
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        "--endpoint-reconciler-type=none",  # the others refuse a loopback address, again and again
+        f"--advertise-address={layout.address}",
+        *(_alone() if layout.address == LOOPBACK else _with_kubelets(layout)),
         f"--secure-port={layout.apiserver_port}",
         f"--etcd-servers=http://127.0.0.1:{layout.etcd_port}",
         f"--client-ca-file={layout.authority}",
         f"--tls-cert-file={layout.certificate('apiserver')}",
         f"--tls-private-key-file={layout.key('apiserver')}",
-        "--authorization-mode=RBAC",
         "--anonymous-auth=false",
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         f"--service-account-key-file={layout.service_account_key}",
         f"--service-account-signing-key-file={layout.service_account_key}",
         "--service-account-issuer=https://kubernetes.default.svc",
-        "--enable-admission-plugins=PodSecurity",
         "--max-requests-inflight=2000",
         "--max-mutating-requests-inflight=2000",
         "--profiling=false",
+    ]
+
+
+def _alone() -> list[str]:
+    return [
+        f"--bind-address={LOOPBACK}",
+        "--endpoint-reconciler-type=none",  # the others refuse a loopback address, again and again
+        "--authorization-mode=RBAC",
+        "--enable-admission-plugins=PodSecurity",
+    ]
+
+
+def _with_kubelets(layout: Layout) -> list[str]:
+    """Kubelets write only their own objects, and are asked for logs and the like."""
+    return [
+        "--allow-privileged",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=PodSecurity,NodeRestriction",
+        f"--kubelet-certificate-authority={layout.authority}",
+        f"--kubelet-client-certificate={layout.certificate('admin')}",
+        f"--kubelet-client-key={layout.key('admin')}",
+        f"--default-not-ready-toleration-seconds={UNREACHABLE_TOLERATION_S}",
+        f"--default-unreachable-toleration-seconds={UNREACHABLE_TOLERATION_S}",
     ]
 
 

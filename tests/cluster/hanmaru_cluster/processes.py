@@ -24,11 +24,12 @@ _INHERITED = ("PATH", "TMPDIR", _MARKER)
 class Processes:
     """The processes of one cluster, and its folder: logs and a home for each program; both go when it is closed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, supervisor: Sequence[str] | None = None) -> None:
+        """`supervisor` names another module, with its arguments, that serves the supervisor's commands."""
         self.folder = folder
         self._lock = threading.Lock()
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "hanmaru_cluster.supervisor", str(folder)],
+            [sys.executable, "-m", *(supervisor or ("hanmaru_cluster.supervisor", str(folder)))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -63,6 +64,10 @@ class Processes:
         """Exit status of each program that ended without being asked to."""
         ended: dict[str, int] = self._ask({"do": "ended"})
         return ended
+
+    def is_alive(self) -> bool:
+        """Whether there is still a supervisor, which nothing but a kill from elsewhere ends before `close`."""
+        return self._supervisor.poll() is None
 
     def log_path(self, name: str) -> Path:
         """Where a program's output goes."""

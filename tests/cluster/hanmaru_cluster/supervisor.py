@@ -82,8 +82,8 @@ class Supervisor:
         return {name: process.wait() for name, process in stopping.items()}
 
 
-def main(folder: Path) -> None:
-    """Serve commands until the standard input ends."""
+def serve() -> None:
+    """Serve commands until the standard input ends; then kill all programs."""
     supervisor = Supervisor()
     try:
         for line in sys.stdin:
@@ -94,8 +94,10 @@ def main(folder: Path) -> None:
             print(json.dumps(reply), flush=True)
     finally:
         supervisor.kill_all()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        serve()
+    finally:
+        shutil.rmtree(sys.argv[1], ignore_errors=True)
