@@ -1,4 +1,4 @@
-"""ModelDeployments on the API server, read and changed as the user of a kubeconfig.
+"""ModelDeployments on the API server, read and changed as the user of a kubeconfig; and, for `doctor`, any read at all.
 
 What the server refuses comes as `api_errors`, in words that say what to do. No decision about rollouts is here.
 """
@@ -25,6 +25,7 @@ FIELD_MANAGER = "hanmaru-cli"
 REQUEST_TIMEOUT_S = 10.0
 RESOURCE = f"{MODEL_DEPLOYMENT.singular}.{GROUP}"
 """The kind as kubectl names it."""
+_JSON = "application/json"
 _MERGE = "application/merge-patch+json"
 
 
@@ -43,6 +44,15 @@ class DeploymentRef:
     def path(self) -> str:
         """URL path."""
         return f"/apis/{API_VERSION}/namespaces/{self.namespace}/{MODEL_DEPLOYMENT.plural}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """An answer to a read."""
+
+    body: bytes
+    date: str
+    """When the server wrote it, as HTTP says it; empty: it did not say."""
 
 
 class ApiServer:
@@ -76,13 +86,25 @@ class ApiServer:
         except ClusterError as error:
             raise self._explained(error, ref, "patch") from error
 
+    def look(self, path: str, accept: str = _JSON) -> Look:
+        """Read whatever is at `path`, in the form `accept` asks for."""
+        answer = self._exchange("GET", path, None, accept)
+        return Look(answer.content, answer.headers.get("date", ""))
+
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Manifest:
+        answer = self._exchange(method, path, body, _JSON)
+        try:
+            return msgspec.json.decode(answer.content, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise Unreachable(f"{self._access.server} answers with something else than JSON; is it a proxy?") from error
+
+    def _exchange(self, method: str, path: str, body: Mapping[str, Any] | None, accept: str) -> httpx2.Response:
         try:
             answer = self._http.request(
                 method,
                 path,
                 content=None if body is None else msgspec.json.encode(body),
-                headers={"Accept": "application/json"} | ({"Content-Type": _MERGE} if body is not None else {}),
+                headers={"Accept": accept} | ({"Content-Type": _MERGE} if body is not None else {}),
                 extensions=self._extensions,
             )
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -98,10 +120,7 @@ class ApiServer:
             )
         if answer.status_code >= HTTPStatus.BAD_REQUEST:
             raise from_answer(answer.status_code, answer.content, answer.headers)
-        try:
-            return msgspec.json.decode(answer.content, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
-            raise Unreachable(f"{self._access.server} answers with something else than JSON; is it a proxy?") from error
+        return answer
 
     def _explained(self, error: ClusterError, ref: DeploymentRef, verb: str) -> ClusterError:
         match error:

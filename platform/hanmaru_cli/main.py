@@ -62,6 +62,11 @@ def up(checkpoint: Path, **ports_and_counts: object) -> None:
     """Run the whole on this machine: Redis, workers and gateway. Ctrl-C ends all of it.
 
     A port that is taken means the next free one, and it is said.
+
+    \b
+    Examples:
+      hanmaru up
+      hanmaru up --workers 2 --http-port 8080
     """
     from hanmaru_cli import up as program
     from hanmaru_cli.checkpoint import look
@@ -280,9 +285,52 @@ def rollout_restart(name: str, **login: str | None) -> None:
 
 
 @cli.command()
+@click.option("--laptop", is_flag=True, help="Look at this machine, not at a cluster.")
+@click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: its current one]")
+@click.option("--kubeconfig", metavar="FILE", help="[default: KUBECONFIG, else ~/.kube/config]")
+@click.option("-n", "--namespace", metavar="NAME", help="Where to look if you may not look everywhere.")
+@click.option(
+    "-o", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="json: one object."
+)
+def doctor(laptop: bool, output: str, **login: str | None) -> None:
+    """Look at a cluster, or at this machine, and name what to mend.
+
+    Reads only, with your own rights; what you may not see is said. Without a kubeconfig it looks at this machine.
+    Exit status 0: nothing to mend; 1: lines marked FAIL; 2: no usable kubeconfig or credentials.
+
+    \b
+    Examples:
+      hanmaru doctor
+      hanmaru doctor --context gpu-cluster -o json | jq '.findings[] | select(.mark == "fail")'
+      hanmaru doctor --laptop
+    """
+    from hanmaru_cli.doctor import machine
+    from hanmaru_cli.state import home
+
+    def examine() -> int:
+        if laptop and any(login.values()):
+            raise HanmaruError(ErrorCode.CONFIGURATION, "--laptop takes no kubeconfig, context or namespace")
+        is_json = output == "json"
+        if laptop or not machine.is_cluster_meant(os.environ, login):
+            return machine.laptop(home(os.environ), CHECKPOINT, click.echo, is_json=is_json)
+        from hanmaru_cli.doctor import program
+
+        return program.cluster(os.environ, login, click.echo, is_json=is_json)
+
+    _exit_with(examine)
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the shell's completion script, for instance: eval "$(hanmaru completion bash)"."""
+    """Print the shell's completion script.
+
+    \b
+    Examples:
+      eval "$(hanmaru completion bash)"
+      hanmaru completion zsh > "${fpath[1]}/_hanmaru"
+      hanmaru completion fish > ~/.config/fish/completions/hanmaru.fish
+    """
     from click.shell_completion import get_completion_class
 
     completer = get_completion_class(shell)
