@@ -55,7 +55,10 @@ def reservation(tenant: TenantId, request: RequestId) -> str:
 
 # Redis ACL rules by role, as arguments of ACL SETUSER. Redis 6.2: patterns without read/write split.
 # No `client|setinfo`: Redis 7.0 does not know it and refuses an ACL file that names it; clients do without.
-_CONNECTION = ("+ping", "+hello", "+auth", "+client|setname", "+client|id", "+select", "+time")
+# In a cluster `cluster|slots` tells where keys are, and `asking` follows a key that moves.
+_CONNECTION = (
+    "+ping", "+hello", "+auth", "+client|setname", "+client|id", "+select", "+time", "+cluster|slots", "+asking",
+)  # fmt: skip
 ACL_RULES: dict[str, tuple[str, ...]] = {
     "worker": (
         "~hm:models",

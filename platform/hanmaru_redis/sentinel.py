@@ -1,0 +1,51 @@
+"""A client of the primary that the sentinels name at the moment.
+
+`opening` makes it. The library asks the sentinels with each new connection; what is added: all of it is closed
+together, and a new primary is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from hanmaru_contracts.log import log_event
+from redis.asyncio import Redis
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+
+from hanmaru_redis.address import Address, Host
+from hanmaru_redis.tls import SentinelTlsConnection
+
+log = logging.getLogger(__name__)
+
+
+class SentinelRedis(Redis):
+    """Behaves as a client of one server; which one that is may change."""
+
+    def __init__(self, sentinels: Sequence[Redis], address: Address, **options: Any) -> None:
+        """Owns `sentinels`; `options` are for connections to the primary."""
+        asked = Sentinel([])
+        asked.sentinels = list(sentinels)
+        kind = SentinelTlsConnection if address.has_tls else SentinelManagedConnection
+        pool = _PrimaryPool(address.primary, asked, connection_class=kind, db=address.database, **options)
+        super().__init__(connection_pool=pool)
+        self._asked = asked
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close connections to the primary and to the sentinels."""
+        await self.connection_pool.aclose()
+        await self._asked.aclose()
+
+
+class _PrimaryPool(SentinelConnectionPool):
+    """Connections to the primary; idle ones are dropped when it is another."""
+
+    async def get_master_address(self) -> tuple[str, int]:
+        """Ask the sentinels, and tell when the answer is new."""
+        before = self.master_address
+        address: tuple[str, int] = await super().get_master_address()
+        if address != before:
+            event = "redis.primary_found" if before is None else "redis.primary_changed"
+            log_event(log, logging.INFO, event, name=self.service_name, address=str(Host(*address)))
+        return address
