@@ -79,6 +79,11 @@ def list_map(*keys: str) -> JsonDict:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 
+SELECTOR_GOES_WITH_FROM = Rule(
+    "has(self.selector) == (self.from == 'Selector')", "give `selector` exactly when `from` is Selector"
+)
+"""Of an object that says `from` where, and may select there by labels."""
+
 SET: JsonDict = {"x-kubernetes-list-type": "set"}
 """A list in which nothing stands twice."""
 

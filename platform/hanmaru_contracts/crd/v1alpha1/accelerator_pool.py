@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, StringConstraints
 
 from hanmaru_contracts.crd.schema import (
+    SELECTOR_GOES_WITH_FROM,
     SET,
     Conditions,
     LabelRequirement,
@@ -187,11 +188,7 @@ class NamespacesFrom(StrEnum):
 class AllowedNamespaces(Schema):
     """Namespaces whose deployments may use the pool."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule("has(self.selector) == (self.from == 'Selector')", "give `selector` exactly when `from` is Selector")
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(SELECTOR_GOES_WITH_FROM))
 
     from_: Annotated[NamespacesFrom, Field(alias="from")] = NamespacesFrom.ALL
     """`None`, `Selector` or `All`."""

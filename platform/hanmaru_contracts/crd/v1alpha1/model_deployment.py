@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, StringConstraints
 
 from hanmaru_contracts.crd.schema import (
+    SELECTOR_GOES_WITH_FROM,
     Conditions,
     LabelSelector,
     Name,
@@ -150,11 +151,7 @@ class AccessFrom(StrEnum):
 class Access(Schema):
     """Namespaces whose Tenants may name this model."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule("has(self.selector) == (self.from == 'Selector')", "give `selector` exactly when `from` is Selector")
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(SELECTOR_GOES_WITH_FROM))
 
     from_: Annotated[AccessFrom, Field(alias="from")] = AccessFrom.SAME
     """`Same`: Tenants of the deployment's own namespace; `Selector`; `All`."""
