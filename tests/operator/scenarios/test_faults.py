@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -106,12 +105,6 @@ def pool(world: World) -> str:
 
 def uids(world: World, name: str) -> set[str]:
     return {pod["metadata"]["uid"] for pod in world.pods(name)}
-
-
-def sample(operator: OperatorProcess, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", operator.get("/metrics")[1], re.MULTILINE)
-    assert found is not None
-    return float(found.group(1))
 
 
 @contextmanager
@@ -260,7 +253,7 @@ def test_redis_gone_is_said_and_made_good_and_stops_no_worker(
     scenario_redis.stop()
     try:
         world.wait("said", lambda: condition(tenants.get("acme"), "Degraded").get("reason") == "StoreUnreachable")
-        assert sample(enduring, metrics.OPERATOR_STORE_UP.name) == 0
+        assert enduring.samples(metrics.OPERATOR_STORE_UP.name) == {"": 0}
         assert enduring.get("/readyz") == (200, "ok\n"), "a pod that is taken out of service helps nobody"
         tenants.patch("acme", credentials=by_hash(lasting))
         world.patch("k-exaone", {"replicas": 2})
@@ -274,7 +267,7 @@ def test_redis_gone_is_said_and_made_good_and_stops_no_worker(
         within_s=RESTORED_S,
     )
     world.wait("said", lambda: condition(tenants.get("acme"), "Degraded").get("status") == "False")
-    assert sample(enduring, metrics.OPERATOR_STORE_UP.name) == 1
+    assert enduring.samples(metrics.OPERATOR_STORE_UP.name) == {"": 1}
     assert tenants.models("acme") == [f"{world.namespace}/k-exaone"]
 
 
@@ -375,7 +368,7 @@ def test_a_clock_that_jumps_stops_nothing_and_new_replicas_start(
     world.wait_ready("k-exaone", 2)
     assert kept <= uids(world, "k-exaone")
     assert enduring.pid == pid
-    assert sample(enduring, metrics.OPERATOR_LEADER.name) == 1
+    assert enduring.samples(metrics.OPERATOR_LEADER.name) == {"": 1}
 
 
 def test_one_that_lost_its_lease_with_the_api_server_goes_on_after_its_restart(

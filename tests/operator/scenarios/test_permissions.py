@@ -109,13 +109,6 @@ def place(world: World) -> str:
     return pool
 
 
-def samples(operator: OperatorProcess, name: str) -> dict[str, float]:
-    """A metric's samples, by their labels as written."""
-    text = operator.get("/metrics")[1]
-    found = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
-    return {labels: float(value) for labels, value in found}
-
-
 def test_everything_it_does_is_granted(bound: OperatorProcess, world: World, tenants: TenantWorld) -> None:
     place(world)
     key = tenants.new_key()
@@ -127,7 +120,7 @@ def test_everything_it_does_is_granted(bound: OperatorProcess, world: World, ten
     world.patch("k-exaone", {"replicas": 0})
     world.wait_ready("k-exaone", 0)
     world.wait("all of it is gone", lambda: not world.pods("k-exaone"))
-    codes = samples(bound, metrics.OPERATOR_API_REQUESTS.name)
+    codes = bound.samples(metrics.OPERATOR_API_REQUESTS.name)
     assert any('verb="apply"' in labels for labels in codes)
     log = bound.log.read_text()
     # Not by status 403: a namespace that ends, left by another test, answers so too.
@@ -140,9 +133,9 @@ def test_everything_it_does_is_granted(bound: OperatorProcess, world: World, ten
 def test_health_readiness_and_metrics_are_served(bound: OperatorProcess) -> None:
     assert bound.get("/healthz") == (200, "ok\n")
     assert bound.get("/readyz") == (200, "ok\n")
-    assert samples(bound, metrics.OPERATOR_LEADER.name) == {"": 1.0}
-    assert samples(bound, metrics.OPERATOR_STORE_UP.name) == {"": 1.0}
-    assert samples(bound, metrics.OPERATOR_OBJECTS.name)['kind="Namespace"'] >= 5
+    assert bound.samples(metrics.OPERATOR_LEADER.name) == {"": 1.0}
+    assert bound.samples(metrics.OPERATOR_STORE_UP.name) == {"": 1.0}
+    assert bound.samples(metrics.OPERATOR_OBJECTS.name)['kind="Namespace"'] >= 5
     assert bound.get("/anything-else")[0] == 404
 
 
@@ -155,7 +148,7 @@ def test_each_reconcile_is_one_span(
     world.wait("the key works", lambda: tenants.hashes("acme") == digests([key]))
 
     def reconciles() -> dict[str, float]:
-        found = samples(bound, metrics.OPERATOR_RECONCILES.name)
+        found = bound.samples(metrics.OPERATOR_RECONCILES.name)
         return {
             kind: sum(count for labels, count in found.items() if f'kind="{kind}"' in labels)
             for kind in ("ModelDeployment", "AcceleratorPool", "Tenant")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -114,6 +115,11 @@ class OperatorProcess:
             return response.status, response.read().decode()
         finally:
             connection.close()
+
+    def samples(self, metric: str) -> dict[str, float]:
+        """A metric's samples now, by their labels as they are written; without labels by the empty text."""
+        found = re.findall(rf"^{metric}(?:\{{(.*)\}})? (\S+)$", self.get("/metrics")[1], re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
 
     def kill(self) -> None:
         """As the kernel would."""
