@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import pytest
 from hanmaru_cluster.kwok import HOLD_TERMINATION
 from hanmaru_testing.cluster_fixtures import Kubectl
 from hanmaru_testing.operator_world import Manifest, World
@@ -23,15 +24,24 @@ _OBJECTS = (
 )
 
 
-def test_a_rollout_without_surge_replaces_one_at_a_time_on_a_full_cluster(world: World) -> None:
-    world.add_nodes("full", 3)
-    rollout = {"maxSurge": 0, "maxUnavailable": 1}
-    world.deploy("k-exaone", [world.pool("full")], replicas=3, rollout=rollout)
-    world.wait_ready("k-exaone", 3)
+@pytest.mark.parametrize(
+    ("num_nodes", "replicas", "rollout", "fewest_ready", "most_holding"),
+    [
+        pytest.param(3, 3, {"maxSurge": 0, "maxUnavailable": 1}, 2, 3, id="no surge on a full cluster"),
+        pytest.param(4, 2, {"maxSurge": 1, "maxUnavailable": 0}, 2, 3, id="a surge of one never falls below"),
+        pytest.param(2, 2, {}, 1, 2, id="nothing said and no device free gives one up"),
+    ],
+)
+def test_a_rollout_keeps_its_bounds(
+    world: World, num_nodes: int, replicas: int, rollout: Manifest, fewest_ready: int, most_holding: int
+) -> None:
+    world.add_nodes("rolled", num_nodes)
+    world.deploy("k-exaone", [world.pool("rolled")], replicas=replicas, rollout=rollout)
+    world.wait_ready("k-exaone", replicas)
     old = world.replicas("k-exaone")
-    moments = roll_out(world, "k-exaone", replicas=3)
-    assert min_ready(moments) == 2
-    assert max_holding(moments) == 3
+    moments = roll_out(world, "k-exaone", replicas=replicas)
+    assert min_ready(moments) == fewest_ready
+    assert max_holding(moments) == most_holding
     assert world.replicas("k-exaone").isdisjoint(old)
 
 
@@ -52,27 +62,6 @@ def test_a_rollout_without_surge_waits_for_the_devices_of_what_drains(world: Wor
     world.wait_ready("k-exaone", 2)
     assert min_ready(history.moments()) == 1
     assert max_holding(history.moments()) == 2
-
-
-def test_a_rollout_with_a_surge_of_one_never_falls_below_its_replicas(world: World) -> None:
-    world.add_nodes("roomy", 4)
-    rollout = {"maxSurge": 1, "maxUnavailable": 0}
-    world.deploy("k-exaone", [world.pool("roomy")], replicas=2, rollout=rollout)
-    world.wait_ready("k-exaone", 2)
-    old = world.replicas("k-exaone")
-    moments = roll_out(world, "k-exaone", replicas=2)
-    assert min_ready(moments) == 2
-    assert max_holding(moments) == 3
-    assert world.replicas("k-exaone").isdisjoint(old)
-
-
-def test_a_rollout_of_which_nothing_was_said_gives_one_up_where_no_device_is_free(world: World) -> None:
-    world.add_nodes("full", 2)
-    world.deploy("k-exaone", [world.pool("full")], replicas=2)
-    world.wait_ready("k-exaone", 2)
-    moments = roll_out(world, "k-exaone", replicas=2)
-    assert min_ready(moments) == 1
-    assert max_holding(moments) == 2
 
 
 def test_a_paused_rollout_replaces_nothing_but_scales(world: World) -> None:
