@@ -14,15 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import log_event
+from hanmaru_redis.opening import Patience, open_redis
 from prometheus_client import disable_created_metrics
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from hanmaru_gateway.admission.bounds import DEFAULT_BOUNDS
 from hanmaru_gateway.admission.quota import Quota
@@ -43,8 +39,7 @@ from hanmaru_gateway.tracing import TracingSettings, open_tracing
 
 log = logging.getLogger(__name__)
 
-REDIS_CONNECTIONS = 64
-"""Requests of a burst wait for one, as long as they may wait for Redis itself."""
+REDIS_CLIENT = "hanmaru-gateway"
 RENDER_THREADS = 2
 FLUSH_TIMEOUT_S = 3.0
 _CANCEL_AGAIN_S = 0.1
@@ -76,12 +71,14 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
     """
     platform_secret = read_secret(settings.platform_secret_file, "platform secret").encode()
     tls = _tls(settings)
+    access = settings.redis_access(read_secret)
     async with AsyncExitStack() as stack:
         tracing = open_tracing(TracingSettings.from_env(environment))
         stack.push_async_callback(tracing.close)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # each would double its metric's lines
         meters = Meters()
-        redis = _redis(settings)
+        connect_s = settings.redis_timeout_s / 2
+        redis = open_redis(access, REDIS_CLIENT, Patience(connect_s, settings.redis_timeout_s))
         stack.push_async_callback(redis.aclose)
         executor = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
         stack.callback(executor.shutdown, wait=True, cancel_futures=True)
@@ -95,7 +92,8 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
         stack.callback(engines.close)
 
         tenants = TenantStore(redis)
-        quota_redis = _quota_redis(settings)
+        # `Quota` bounds its own waiting; a timeout for each answer is a third of what a lone reservation costs.
+        quota_redis = open_redis(access, REDIS_CLIENT, Patience(connect_s, None))
         stack.push_async_callback(quota_redis.aclose)
         quota = Quota(quota_redis, timeout_s=settings.redis_timeout_s)
         settlements = Settlements(quota, meters, time.monotonic)
@@ -198,38 +196,6 @@ async def _end(loops: Sequence[asyncio.Task[None]]) -> None:
 
 async def _stop_listeners(http: HttpServer, grpc: GrpcServer, timeout_s: float) -> None:
     await asyncio.gather(http.stop(), grpc.stop(timeout_s))
-
-
-def _redis(settings: Settings) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        timeout=settings.redis_timeout_s,
-        socket_timeout=settings.redis_timeout_s,
-        max_connections=REDIS_CONNECTIONS,
-        **_redis_options(settings),
-    )
-    return Redis.from_pool(pool)
-
-
-def _quota_redis(settings: Settings) -> Redis:
-    """For `Quota`, which bounds its own waiting and takes two or three connections.
-
-    A socket timeout makes redis-py start a task an exchange, and a blocking pool takes two more deadlines: together a
-    third of what a lone reservation costs.
-    """
-    return Redis.from_url(**_redis_options(settings))
-
-
-def _redis_options(settings: Settings) -> dict[str, Any]:
-    file = settings.redis_password_file
-    return {
-        "url": settings.redis_url,
-        "username": settings.redis_user,
-        "password": read_secret(file, "Redis password") if file is not None else None,
-        "socket_connect_timeout": settings.redis_timeout_s / 2,
-        # Once more, at once, and only for a connection that broke: after a restart of Redis every pooled one is dead.
-        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        "client_name": "hanmaru-gateway",
-    }
 
 
 def _tls(settings: Settings) -> Tls | None:

@@ -80,8 +80,8 @@ def _given(options: argparse.Namespace) -> Mapping[str, object]:
 def require_files(settings: Settings) -> None:
     """Raise HanmaruError (CONFIGURATION) for a secret that replicas could not read, in clearer words than Ray's."""
     read_secret(settings.platform_secret_file, "platform secret")
+    settings.redis_access(read_secret)
     for file, what in (
-        (settings.redis_password_file, "Redis password"),
         (settings.tls_cert_file, "TLS certificate"),
         (settings.tls_key_file, "TLS key"),
     ):

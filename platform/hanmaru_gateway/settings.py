@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from hanmaru_contracts import names
-from hanmaru_contracts.crd.schema import StrictSchema
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import (
     GATEWAY_GRPC_PORT,
     GATEWAY_HTTP_PORT,
     GATEWAY_METRICS_PORT,
-    REDIS_PORT,
 )
+from hanmaru_redis.settings import REDIS_FROM_ENVIRONMENT, RedisSettings
 from pydantic import Field, ValidationError, model_validator
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -26,7 +25,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 MIB = 1024 * 1024
 
 
-class Settings(StrictSchema):
+class Settings(RedisSettings):
     """One gateway process."""
 
     host: str = "127.0.0.1"
@@ -34,9 +33,6 @@ class Settings(StrictSchema):
     http_port: Port = GATEWAY_HTTP_PORT
     grpc_port: Port = GATEWAY_GRPC_PORT
     metrics_port: Port = GATEWAY_METRICS_PORT
-    redis_url: str = f"redis://127.0.0.1:{REDIS_PORT}/0"
-    redis_user: str | None = None
-    redis_password_file: Path | None = None
     platform_secret_file: Path
     """File of the platform secret, mode 0600."""
     tenants_file: Path | None = None
@@ -80,9 +76,7 @@ class Settings(StrictSchema):
 
 
 _FROM_ENVIRONMENT = {
-    "redis_url": names.ENV_REDIS_URL,
-    "redis_user": names.ENV_REDIS_USER,
-    "redis_password_file": names.ENV_REDIS_PASSWORD_FILE,
+    **REDIS_FROM_ENVIRONMENT,
     "platform_secret_file": names.ENV_PLATFORM_SECRET_FILE,
     "tenants_file": names.ENV_TENANTS_FILE,
     "tls_cert_file": names.ENV_TLS_CERT_FILE,

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
@@ -33,8 +33,8 @@ from hanmaru_contracts.crd.v1alpha1.tenant import Limit
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import ModelId, RequestId
 from hanmaru_contracts.redis_keys import quota, reservation, running
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from hanmaru_redis import UNREACHABLE, Redis
+from hanmaru_redis.cluster import shard_of
 
 from hanmaru_gateway.admission.script_lane import GROUP, Script, ScriptLane
 from hanmaru_gateway.request import Identity, RateState, Reservation
@@ -72,8 +72,10 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local names = {'requests', 'input', 'output'}
 local last = 1 + ARGV[5]
+-- Sent twice, because the first answer was lost with its connection: it is charged already.
+local charged = redis.call('EXISTS', KEYS[1]) == 1
 local levels, wait, blocked = {}, 0, nil
-for i = last + 1, #KEYS do
+for i = charged and #KEYS + 1 or last + 1, #KEYS do
   redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
   local running = redis.call('ZCARD', KEYS[i])
   if running >= tonumber(ARGV[6 + (last - 1) * 3 + i - last]) then
@@ -93,10 +95,10 @@ for i = 2, last do
     local rate = tonumber(ARGV[6 + (i - 2) * 3 + u])
     local level = 0
     if rate > 0 then
-      local need = tonumber(ARGV[1 + u]) * 60000
+      local need = charged and 0 or tonumber(ARGV[1 + u]) * 60000
       level = math.min(rate * 60000, (tonumber(kept[1 + u]) or rate * 60000) + elapsed * rate)
       local lacking = math.ceil((need - level) / rate)
-      if lacking > wait then
+      if lacking > wait and not charged then
         wait = lacking
         blocked = {0, wait, i - 1, u, level}
       end
@@ -106,6 +108,10 @@ for i = 2, last do
   end
 end
 if blocked then return blocked end
+if charged then
+  table.insert(levels, 1, 1)
+  return levels
+end
 for i = 2, last do
   local fields = {'at', string.format('%.0f', now)}
   for u = 1, 3 do
@@ -175,7 +181,8 @@ class Quota:
         self._life_ms = math.ceil(reservation_life_s * 1000)
         self._place_life_ms = math.ceil(place_life_s * 1000)
         self._in_places: dict[RequestId, Reservation] = {}
-        self._reservations = ScriptLane(redis, _reserve, timeout_s=timeout_s)
+        self._lanes: dict[Hashable, ScriptLane] = {}
+        """For each node of a cluster one: whose node hangs must not hold up the others."""
 
     async def reserve(
         self, identity: Identity, model: ModelId, request: RequestId, *, prompt_tokens: int, output_tokens: int
@@ -224,12 +231,19 @@ class Quota:
 
     async def _charge(self, keys: list[str], arguments: list[int]) -> list[int]:
         """The script's answer; no free place is an answer only after a little patience."""
+        lane = self._lane(keys[0])
         for patience_s in (*_PLACE_PATIENCE_S, None):
-            answer = cast("list[int]", await self._within_deadline(self._reservations.call(keys, arguments)))
+            answer = cast("list[int]", await self._within_deadline(lane.call(keys, arguments)))
             if answer[0] == 1 or answer[3] != _PLACES or patience_s is None:
                 break
             await asyncio.sleep(patience_s)
         return answer
+
+    def _lane(self, key: str) -> ScriptLane:
+        shard = shard_of(self._redis, key)
+        if shard not in self._lanes:
+            self._lanes[shard] = ScriptLane(self._redis, _reserve, timeout_s=self._timeout_s)
+        return self._lanes[shard]
 
     def ended(self, held: Reservation) -> None:
         """The request runs no more; its places are renewed no longer. It is still to be settled."""
@@ -276,7 +290,7 @@ class Quota:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await exchange
-        except (RedisError, OSError, TimeoutError) as error:
+        except UNREACHABLE as error:
             raise HanmaruError(
                 ErrorCode.STORE_UNAVAILABLE,
                 f"limits cannot be checked now ({type(error).__name__}); try again",

@@ -12,8 +12,7 @@ import hashlib
 from collections.abc import Awaitable, Sequence
 from typing import cast
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from hanmaru_redis import NoScriptError, Redis
 
 GROUP = 128
 """Calls in one exchange. Redis runs a group in a few milliseconds, during which it answers nobody else."""

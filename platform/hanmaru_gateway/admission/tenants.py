@@ -21,8 +21,8 @@ from hanmaru_contracts.names import TenantId
 from hanmaru_contracts.redis_keys import TENANTS, TENANTS_VERSION
 from hanmaru_contracts.wire.directory import Table, tenants_table
 from pydantic import TypeAdapter, ValidationError
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from hanmaru_redis import UNREACHABLE, Redis
+from hanmaru_redis.explaining import explain
 
 from hanmaru_gateway.admission.identity import Directory
 from hanmaru_gateway.admission.tenants_file import load_tenants_file
@@ -35,8 +35,6 @@ CALL_TIMEOUT_S = 1.0
 _log = logging.getLogger(__name__)
 
 _names: TypeAdapter[str] = TypeAdapter(Name)
-
-_UNREACHABLE = (RedisError, OSError, TimeoutError)
 
 
 class TenantFileSource:
@@ -66,9 +64,9 @@ class TenantFileSource:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 if self._must_write or await self._is_gone():
                     await self._write()
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             if self._is_reachable:
-                log_event(_log, logging.WARNING, "tenants.store_unreachable", error=type(error).__name__)
+                log_event(_log, logging.WARNING, "tenants.store_unreachable", problem=explain(error))
             self._is_reachable = False
         else:
             self._is_reachable = True
@@ -137,9 +135,9 @@ class TenantStore:
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 await self._refresh()
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             if self._is_reachable:
-                log_event(_log, logging.WARNING, "tenants.store_unreachable", error=type(error).__name__)
+                log_event(_log, logging.WARNING, "tenants.store_unreachable", problem=explain(error))
             self._is_reachable = False
         else:
             self._is_reachable = True

@@ -15,8 +15,8 @@ from hanmaru_contracts import redis_keys
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import ModelId
 from hanmaru_contracts.wire.worker import unpack_artifact
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from hanmaru_redis import UNREACHABLE, Redis
+from hanmaru_redis.explaining import explain
 
 from hanmaru_gateway.rendering.renderer import Renderer
 
@@ -65,9 +65,9 @@ class RendererStore:
             if not isinstance(packed, bytes):
                 raise ValueError("no such artifact is published")
             renderer = await asyncio.get_running_loop().run_in_executor(self._executor, _build, packed, digest)
-        except (RedisError, OSError, ValueError) as error:
+        except (*UNREACHABLE, ValueError) as error:
             self._not_before[digest] = self._now() + RETRY_AFTER_S
-            reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+            reason = str(error) if isinstance(error, ValueError) else explain(error)
             log_event(log, logging.WARNING, "artifact.unusable", model=model, digest=digest, reason=reason)
             return
         self._not_before.pop(digest, None)

@@ -22,8 +22,8 @@ from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import ModelId, ReplicaId
 from hanmaru_contracts.wire.directory import Routes, read_routes
 from hanmaru_contracts.wire.worker import LEASE_MS, WorkerRecord, unseal
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from hanmaru_redis import UNREACHABLE, Redis
+from hanmaru_redis.explaining import explain
 
 from hanmaru_gateway.meters import Meters
 from hanmaru_gateway.routing.snapshot import Fleet, ServedModel, WorkerSnapshot
@@ -179,22 +179,29 @@ class Registry:
 
     async def run(self) -> None:
         """Poll for ever; Redis being away is waited out."""
+        lost_s: float | None = None
         while True:
             try:
                 await self.poll()
-            except HanmaruError:
+            except HanmaruError as error:
                 self._meters.store_up(False)
+                if lost_s is None:
+                    lost_s = self._now()
+                    log_event(log, logging.WARNING, "store.lost", problem=error.message)
             else:
                 self._meters.store_up(True)
+                if lost_s is not None:
+                    log_event(log, logging.INFO, "store.back", away_s=round(self._now() - lost_s, 1))
+                    lost_s = None
             await asyncio.sleep(self._interval_s)
 
     async def poll(self) -> None:
         """Read every lease once. Raises HanmaruError (STORE_UNAVAILABLE) and keeps the view when Redis is away."""
         try:
             leases = await self._read()
-        except (RedisError, OSError, TimeoutError) as error:
+        except UNREACHABLE as error:
             self._is_away = True
-            raise HanmaruError(ErrorCode.STORE_UNAVAILABLE, f"Redis did not answer ({type(error).__name__})") from error
+            raise HanmaruError(ErrorCode.STORE_UNAVAILABLE, explain(error)) from error
         now = self._now()
         # After an outage nobody's absence has been watched: leases get their time to come back, even to an empty Redis.
         was_away = self._read_s is None or now - self._read_s >= LEASE_S
