@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -135,14 +136,26 @@ def _environment_pth() -> str:
     return f"import site; site.addsitedir({str(packages)!r})\n"
 
 
+def _worker_requirements() -> str:
+    """What the lock wants for Debian's older Python and this environment, made for another, does not have."""
+    with tempfile.NamedTemporaryFile("w+", suffix=".txt", encoding="utf-8") as wanted:
+        wanted.write(context.extra_requirements("worker"))
+        wanted.flush()
+        command = [sys.executable, str(context.SHARED / "missing.py"), wanted.name]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 def _fill_worker(inside: Path) -> None:
     (inside / "hanmaru.pth").write_text(_environment_pth(), encoding="utf-8")
+    (inside / "requirements.txt").write_text(_worker_requirements(), encoding="utf-8")
+    shutil.copytree(context.SHARED, inside, dirs_exist_ok=True)
+    context.put_uv(inside)
 
 
 _TEST_IMAGES = {
     "redis": _TestImage(_nothing, _no_inputs),
     "collector": _TestImage(_fill_collector, lambda: [str(collector_path().parent.name).encode()], has_base=False),
-    "worker": _TestImage(_fill_worker, lambda: [_environment_pth().encode()]),
+    "worker": _TestImage(_fill_worker, lambda: [_environment_pth().encode(), _worker_requirements().encode()]),
     "client": _TestImage(_fill_client, _client_inputs),
     "checkpoint": _TestImage(_fill_checkpoint, lambda: [context.sources_digest([CHECKPOINT]).encode()], has_base=False),
 }
