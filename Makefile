@@ -27,7 +27,7 @@ smoke: setup ## Try a running `make up` as its users would: openai client, tools
 	@$(RUN) python tests/smoke/smoke.py $(ARGS)
 
 ##@ Development
-.PHONY: setup fmt lint types imports generate verify test control-plane ci checkpoint bench-gateway bench-operator clean help
+.PHONY: setup fmt lint types imports generate verify test control-plane ci checkpoint bench-gateway bench-operator images clean help
 setup: $(STAMP) ## Install what the project needs (done by every other target)
 
 $(UV): tools/install-uv
@@ -43,9 +43,10 @@ fmt: setup ## Format the code
 	@$(RUN) ruff format
 	@$(RUN) ruff check --fix
 
-lint: setup ## Check style (ruff)
+lint: setup ## Check style (ruff, and hadolint for Dockerfiles)
 	@$(RUN) ruff format --check
 	@$(RUN) ruff check
+	@$(RUN) hadolint images/*/Dockerfile tests/cluster/images/*/Dockerfile
 
 types: setup ## Check types (mypy, strict)
 	@$(RUN) mypy
@@ -64,6 +65,9 @@ test: setup control-plane ## Run the tests (ARGS="tests/gateway -k name" for som
 
 control-plane: setup ## Build the real Kubernetes control plane that tests start (once a machine, outside the checkout)
 	@PYTHONPATH=tests/support:tests/cluster $(RUN) python -m hanmaru_cluster build
+
+images: setup ## Build the gateway's and operator's images (IMAGE=worker, worker-cuda; BASE=debian without a registry)
+	@$(RUN) python tools/images.py $(addprefix --image=,$(IMAGE)) $(if $(BASE),--base=$(BASE)) $(ARGS)
 
 ci: lint types imports verify test ## What .ci/run does
 

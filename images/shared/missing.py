@@ -1,0 +1,38 @@
+"""Prints the locked requirements whose distribution this interpreter does not have, in whatever version; hashes with them.
+
+A base image that brings an engine keeps every package it was built with, and gets only what it lacks. Run by the worker's
+Dockerfile inside the image; standard library only. `uv pip check` afterwards says whether what the base has is new enough.
+
+    python missing.py REQUIREMENTS
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+
+def missing(requirements: str, installed: set[str]) -> str:
+    """The requirements, each with its indented lines, that none of `installed` (normalised names) stands for."""
+    kept = []
+    for block in re.split(r"^(?=[A-Za-z0-9])", requirements, flags=re.MULTILINE):
+        name = re.match(r"[A-Za-z0-9._-]+", block)
+        if name is not None and normalised(name[0]) not in installed:
+            kept.append(block)
+    return "".join(kept)
+
+
+def normalised(name: str) -> str:
+    """As indexes compare names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed_names() -> set[str]:
+    """Normalised names of what this interpreter can import."""
+    return {normalised(found.metadata["Name"]) for found in distributions() if found.metadata["Name"]}
+
+
+if __name__ == "__main__":
+    print(missing(Path(sys.argv[1]).read_text(encoding="utf-8"), installed_names()), end="")
