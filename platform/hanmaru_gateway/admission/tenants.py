@@ -20,9 +20,9 @@ from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import TenantId
 from hanmaru_contracts.redis_keys import TENANTS, TENANTS_VERSION
 from hanmaru_contracts.wire.directory import Table, tenants_table
-from pydantic import TypeAdapter, ValidationError
 from hanmaru_redis import UNREACHABLE, Redis
 from hanmaru_redis.explaining import explain
+from pydantic import TypeAdapter, ValidationError
 
 from hanmaru_gateway.admission.identity import Directory
 from hanmaru_gateway.admission.tenants_file import load_tenants_file
