@@ -146,6 +146,9 @@ def check_release(world: World) -> list[Finding]:
     if world.workloads.unseen:
         return world.workloads.cannot_look("release", "the release's Deployments and StatefulSets")
     parts = {_component(one): one for one in world.workloads}
+    if not parts and world.narrowed_to:
+        seen = f"no part of the chart hanmaru is in namespace {world.narrowed_to}"
+        return [Finding(Mark.UNSEEN, "release", "", seen, to_do="give the release's namespace with -n")]
     if not parts:
         to_do = "run `helm upgrade --install hanmaru charts/hanmaru -n hanmaru --create-namespace`"
         return [Finding(Mark.FAIL, "release", "", "no part of the chart hanmaru is here", "a release", to_do)]

@@ -58,7 +58,7 @@ def check_pools(world: World) -> list[Finding]:
     if not world.pools.is_served:
         return []
     if world.pools.unseen:
-        return world.pools.cannot_look("pool", "AcceleratorPools")
+        return [*world.pools.cannot_look("pool", "AcceleratorPools"), *world.nodes.cannot_look("pool", "nodes")]
     if not world.pools.items:
         to_do = "`kubectl apply` one; charts/hanmaru/examples has some"
         return [Finding(Mark.WARN, "pool", "", "there is no AcceleratorPool: no model can run", "one", to_do)]
