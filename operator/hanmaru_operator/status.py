@@ -68,8 +68,8 @@ def deployment_status(
     """A deployment's status after `plan`.
 
     `Available` and `Progressing` are always there; the others only while they are true or unknown. `given`: what only
-    the caller knows (`LicenceNotAccepted`, `NameConflict`, `NotAllowed`, `DefaultsOutdated`, `Experimental`, further
-    reasons to be `Degraded`). `old_conditions`: those of the object's present status, as JSON.
+    the caller knows (`LicenceNotAccepted`, `NameConflict`, `NotAllowed`, `DefaultsOutdated`, `Experimental`,
+    `FieldsIgnored`, further reasons to be `Degraded`). `old_conditions`: those of the object's present status, as JSON.
     """
     live = [replica for replica in facts.replicas if not replica.is_terminating]
     ready = sum(replica.is_ready for replica in live)

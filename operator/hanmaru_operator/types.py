@@ -312,6 +312,8 @@ class ConditionType(StrEnum):
     NOT_ALLOWED = "NotAllowed"
     DEFAULTS_OUTDATED = "DefaultsOutdated"
     EXPERIMENTAL = "Experimental"
+    FIELDS_IGNORED = "FieldsIgnored"
+    """The author's pod template says what only a pool's may."""
     POOL_OVERLAP = "PoolOverlap"
 
 

@@ -348,6 +348,10 @@ def _remarks(choices: tuple[Choice, ...]) -> tuple[Statement, ...]:
     experimental = [why for choice in choices for why in choice.experimental]
     if experimental:
         found.append(Statement(ConditionType.EXPERIMENTAL, True, "Unproven", "; ".join(experimental)))
+    ignored = dict.fromkeys(path for choice in choices for path in choice.ignored_fields)
+    if ignored:
+        message = f"left out of serving.podTemplate, as only a pool's podTemplate may set it: {', '.join(ignored)}"
+        found.append(Statement(ConditionType.FIELDS_IGNORED, True, "NotForAuthors", message))
     return tuple(found)
 
 

@@ -25,6 +25,7 @@ from hanmaru_operator.reconcile.model_facts import Known, Unknown
 from hanmaru_operator.render.bundle import Bundle, choose_revision, is_outdated, make_bundle
 from hanmaru_operator.render.bundle import GroupShape as RenderedShape
 from hanmaru_operator.render.identity import Owner
+from hanmaru_operator.render.merge import for_author
 from hanmaru_operator.render.revision import Written, written_hash
 from hanmaru_operator.render.settings import RenderSettings
 from hanmaru_operator.render.source import checkpoint_path
@@ -48,6 +49,8 @@ class Choice:
     """This operator would make the same revision otherwise."""
     experimental: tuple[str, ...] = ()
     """Why what was planned is unproven."""
+    ignored_fields: tuple[str, ...] = ()
+    """Of the deployment's pod template for this pool: paths that its author may not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ def choose(
         bundle=bundle,
         is_outdated=kept is not None and fresh is not None and is_outdated(kept, fresh),
         experimental=planned.experimental if isinstance(planned, EnginePlan) else (),
+        ignored_fields=for_author(written.serving.pod_template)[1],
     )
 
 

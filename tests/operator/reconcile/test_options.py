@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from hanmaru_contracts.crd.v1alpha1.model_deployment import ModelDeploymentSpec
+from hanmaru_contracts.crd.v1alpha1.model_deployment import ModelDeploymentSpec, Serving
 from hanmaru_contracts.wire.engine_spec import EngineType
 from hanmaru_operator.reconcile.model_facts import Known, Unknown
 from hanmaru_operator.reconcile.options import Asker, Choice, choose
@@ -24,9 +26,10 @@ SETTINGS = RenderSettings(
 )
 
 
-def chosen(known: Known | Unknown) -> Choice:
-    asker = Asker(Owner("default", "k-exaone", "uid"), SPEC, "", ())
-    return choose(asker, SPEC.pools[0], pool_spec(), (), known, {}, SETTINGS)
+def chosen(known: Known | Unknown, **serving: Any) -> Choice:
+    spec = SPEC.model_copy(update={"serving": Serving.model_validate(serving)})
+    asker = Asker(Owner("default", "k-exaone", "uid"), spec, "", ())
+    return choose(asker, spec.pools[0], pool_spec(), (), known, {}, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,13 @@ def chosen(known: Known | Unknown) -> Choice:
 )
 def test_a_pool_is_pending_only_while_the_model_is_being_read(known: Known | Unknown, is_pending: bool) -> None:
     assert chosen(known).option.is_pending == is_pending
+
+
+def test_what_an_author_may_not_set_is_named() -> None:
+    template = {
+        "spec": {"hostNetwork": True, "nodeSelector": {"a": "b"}, "containers": [{"name": "engine", "args": []}]}
+    }
+    choice = chosen(Known(model("k-exaone"), ""), podTemplate=template)
+    assert choice.ignored_fields == ("spec.hostNetwork", "spec.containers[engine].args")
+    assert choice.bundle is not None
+    assert "hostNetwork" not in choice.bundle.pod_template["spec"]

@@ -49,6 +49,20 @@ def test_no_pod_is_bound_until_the_whole_group_fits_and_the_status_says_what_is_
     assert not world.condition("k-exaone", "Unschedulable")
 
 
+def test_an_author_is_told_which_fields_of_the_template_do_not_count(world: World) -> None:
+    world.add_nodes("roomy", 1)
+    template = {"spec": {"hostNetwork": True, "containers": [{"name": "engine", "image": "mine"}]}}
+    world.deploy("k-exaone", [world.pool("roomy")], serving={"podTemplate": template})
+    world.wait_ready("k-exaone")
+    [pod] = world.pods("k-exaone")
+    assert not pod["spec"].get("hostNetwork")
+    said = world.condition("k-exaone", "FieldsIgnored")
+    assert (said["status"], said["reason"]) == ("True", "NotForAuthors")
+    assert said["message"].endswith(": spec.hostNetwork, spec.containers[engine].image")
+    world.patch("k-exaone", {"serving": None})
+    world.wait("it is said no more", lambda: not world.condition("k-exaone", "FieldsIgnored"))
+
+
 def test_the_next_pool_serves_while_the_first_is_full_and_gives_the_replica_back(world: World) -> None:
     [first_node], [second_node] = world.add_nodes("first", 1), world.add_nodes("second", 1)
     first, second = world.pool("first"), world.pool("second")
