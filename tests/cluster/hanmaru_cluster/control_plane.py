@@ -106,6 +106,11 @@ class ControlPlane:
         if ended and error is None:
             raise RuntimeError(logs)
 
+    @property
+    def kubectl_path(self) -> Path:
+        """The program, for what `kubectl` is not enough."""
+        return self._programs.kubectl
+
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig of this user in these groups, who may do what RBAC allows; it goes with the control plane."""
         return self._write_kubeconfig(user, groups, self.url)

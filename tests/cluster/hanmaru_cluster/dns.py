@@ -18,22 +18,36 @@ _NAME = "kube-dns"
 
 
 def corefile(layout: Layout) -> str:
-    """What the name server is told."""
+    """What the name server is told: names of the cluster in one zone, and in all others that there are none."""
     return f"""
-.:53 {{
+cluster.local:53 in-addr.arpa:53 {{
     bind {CONTROL_PLANE_ADDRESS}
     errors
-    ready {CONTROL_PLANE_ADDRESS}:8181
     kubernetes cluster.local in-addr.arpa {{
         kubeconfig {layout.kubeconfig(DNS_USER)}
         pods verified
         ttl 5
     }}
+}}
+.:53 {{
+    bind {CONTROL_PLANE_ADDRESS}
     template ANY ANY {{
         rcode NXDOMAIN
     }}
 }}
 """
+
+
+def resolver_config() -> str:
+    """The `resolv.conf` of what runs beside the control plane; in pods the kubelet writes one."""
+    domains = "default.svc.cluster.local svc.cluster.local cluster.local"
+    return f"nameserver {DNS_SERVICE}\nsearch {domains}\noptions ndots:5\n"
+
+
+def use_resolver_config(file: Path) -> str:
+    """The script that puts it in the place of the machine's own, which may be a link into the `/run` that is hidden."""
+    target = '"$(readlink -m /etc/resolv.conf)"'
+    return f'set -eu; mkdir -p "$(dirname {target})"; [ -e {target} ] || touch {target}; mount --bind {file} {target}'
 
 
 def argv(programs: NodePrograms, file: Path) -> list[str]:

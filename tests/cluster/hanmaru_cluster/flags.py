@@ -143,6 +143,7 @@ def _with_kubelets(layout: Layout) -> list[str]:
         f"--kubelet-certificate-authority={layout.authority}",
         f"--kubelet-client-certificate={layout.certificate('admin')}",
         f"--kubelet-client-key={layout.key('admin')}",
+        "--kubelet-preferred-address-types=InternalIP",  # the names of nodes are known to nobody
         f"--default-not-ready-toleration-seconds={UNREACHABLE_TOLERATION_S}",
         f"--default-unreachable-toleration-seconds={UNREACHABLE_TOLERATION_S}",
     ]

@@ -1,4 +1,4 @@
-"""Keeps a real cluster in namespaces of its own and removes every trace: `python -m hanmaru_cluster.keeper RECORD NODE`.
+"""Keeps a real cluster in namespaces of its own and clears up: `python -m hanmaru_cluster.keeper RECORD NODE …`.
 
 `processes` starts it in the place of `supervisor`, and it serves the same commands. Four processes, none with a second
 thread, of which any may be killed:

@@ -7,6 +7,7 @@ server is reached from outside through one loopback port (`relay`). Root and Lin
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -16,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hanmaru_cluster import dns, kubelet, machine, network, pause, records, relay
+from hanmaru_cluster import dns, kubelet, machine, network, records, relay, static_image
 from hanmaru_cluster.api import ApiClient
 from hanmaru_cluster.build import NodePrograms, find_node_programs
+from hanmaru_cluster.containerd import PAUSE_IMAGE
 from hanmaru_cluster.control_plane import ControlPlane, Ground
 from hanmaru_cluster.flags import Layout
 from hanmaru_cluster.inside import COMMAND_DEADLINE_S, Inside, in_network
@@ -34,7 +36,7 @@ HEARTBEAT_TIMEOUT_S = 10
 machine that computes on all cores they may come seconds late."""
 _APISERVER_PORT, _ETCD_PORT, _ETCD_PEER_PORT = 6443, 2379, 2380
 _NODES_GROUP = "system:nodes"
-_RELAY, _DNS = "relay", "coredns"
+_RELAY, _DNS, _PROXY = "relay", "coredns", "kube-proxy"
 TWO_NODES = (NodeRole("node-a"), NodeRole("node-b"))
 
 
@@ -199,6 +201,9 @@ class RealCluster:
         self._nodes = self._make_nodes(record, layout, programs)
         self._amounts = {role.name: dict(role.resources) for role in self._roles.values()}
         self._inside.run(["sh", "-c", network.lay_out([node.layout for node in self._nodes.values()])])
+        resolver = record.folder / "resolv.conf"
+        resolver.write_text(dns.resolver_config())
+        self._inside.run(["sh", "-c", dns.use_resolver_config(resolver)])
         assert layout.relay_port is not None
         argv = relay.argv(layout.relay_port, CONTROL_PLANE, CONTROL_PLANE_ADDRESS, layout.apiserver_port)
         self._processes.start(_RELAY, argv, environ={"PYTHONPATH": str(Path(__file__).parents[1])})
@@ -207,9 +212,9 @@ class RealCluster:
             node.start_containerd()
         self._plane = ControlPlane(ground=Ground(layout, self._processes, _beside_the_control_plane))
         self._plane.start()
-        self._start_nodes()
+        self._start_nodes(layout, programs)
         self._start_dns(layout, programs)
-        archive = pause.write_archive(programs.pause, record.folder / "pause.tar")
+        archive = static_image.write_archive(programs.pause, PAUSE_IMAGE, record.folder / "pause.tar")
         self._on_every_node(lambda node: self._first_image(node, archive))
         self._await_ready(self.nodes)
         for name in self.nodes:
@@ -230,7 +235,7 @@ class RealCluster:
         layouts = [NodeLayout(name, i + 1, record.folder, record.cgroup) for i, name in enumerate(self._roles)]
         return {node.name: Node(node, layout, programs, self._processes, self._inside) for node in layouts}
 
-    def _start_nodes(self) -> None:
+    def _start_nodes(self, layout: Layout, programs: NodePrograms) -> None:
         plane = self._plane
         plane.kubeconfig_inside(kubelet.PROXY_USER)
         for name, node in self._nodes.items():
@@ -240,6 +245,10 @@ class RealCluster:
             self.api.create("/api/v1/nodes", _manifest(self._roles[name]))
             node.start_kubelet()
             node.start_proxy()
+        # The API server reaches Services too (webhooks do), in the name of a node because it is none itself.
+        file = layout.folder / "kube-proxy.json"
+        file.write_text(json.dumps(kubelet.proxy_config(self.nodes[0], layout)))
+        self._processes.start(_PROXY, _beside_the_control_plane(kubelet.proxy_argv(programs, file)))
 
     def _start_dns(self, layout: Layout, programs: NodePrograms) -> None:
         self._plane.kubeconfig_inside(dns.DNS_USER)

@@ -1,4 +1,7 @@
-"""The image of every pod's sandbox: one static program in one layer, as an archive that containerd imports."""
+"""Images that hold one static program and nothing else, as archives that containerd imports.
+
+Every pod's sandbox is one, and so is what the cluster's own tests run.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,17 @@ import platform
 import tarfile
 from pathlib import Path
 
-from hanmaru_cluster.containerd import PAUSE_IMAGE
 
-
-def write_archive(program: Path, archive: Path) -> Path:
-    """Write the image of a static program that runs as nobody; the same program gives the same bytes."""
-    layer = _tar({"pause": program.read_bytes()}, mode=0o755)
+def write_archive(program: Path, image: str, archive: Path) -> Path:
+    """Write the image of a program that runs as nobody; the same program gives the same bytes."""
+    layer = _tar({program.name: program.read_bytes()}, mode=0o755)
     config = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
         "os": "linux",
-        "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
+        "config": {"Entrypoint": [f"/{program.name}"], "User": "65535:65535"},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
-    manifest = [{"Config": "config.json", "RepoTags": [PAUSE_IMAGE], "Layers": ["layer.tar"]}]
+    manifest = [{"Config": "config.json", "RepoTags": [image], "Layers": ["layer.tar"]}]
     files = {
         "config.json": json.dumps(config).encode(),
         "layer.tar": layer,
