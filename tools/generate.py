@@ -15,6 +15,10 @@ GENERATORS = {
     "tools/generate_crds.py": "charts/hanmaru-crds/templates",
     "tools/generate_kinds_reference.py": "docs/kinds.md",
     "tools/generate_rbac.py": "charts/hanmaru/files",
+    "tools/generate_redis_acl.py": "charts/hanmaru/files/redis/generated",
+    "tools/generate_chart_values.py": "charts/hanmaru/values.yaml",
+    "tools/generate_chart_schema.py": "charts/hanmaru/values.schema.json",
+    "tools/generate_chart_reference.py": "charts/hanmaru/README.md",
 }
 
 

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Writes the users' file from the passwords and the generated rules, and becomes redis-server.
+# A user is known by the hash of its password; nobody else gets in.
+set -eu
+umask 077
+{
+  echo "user default off resetkeys resetchannels -@all"
+  while read -r role rules; do
+    case "$role" in "#" | "") continue ;; esac
+    hash=$(printf %s "$(cat "/etc/redis/passwords/$role")" | sha256sum | cut -c1-64)
+    echo "user $role on #$hash resetchannels $rules"
+  done </etc/redis/config/acl-rules.txt
+} >/run/redis/users.acl
+exec redis-server /etc/redis/config/redis.conf
