@@ -3,6 +3,7 @@
 #
 #   install.sh requirements FILE UV-OPTION...   exactly what FILE pins, by its hashes, from wheels only
 #   install.sh wheel FILE UV-OPTION...          our wheel alone; its dependencies are there already
+#   install.sh checked FILE UV-OPTION...        our wheel; fails when what is there is not what the supervisor needs
 #
 # A certificate authority or a package index of the building machine comes as a build secret, so neither stays in a layer.
 set -eu
@@ -19,7 +20,7 @@ fi
 export UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_PROGRESS=1
 export PYC_INVALIDATION_MODE=UNCHECKED_HASH
 # One compiler process: bytecode depends on what its process has compiled before.
-export UV_CONCURRENT_INSTALLS=1 RAYON_NUM_THREADS=1
+export UV_CONCURRENT_INSTALLS=1
 
 kind=$1 file=$2
 shift 2
@@ -27,8 +28,9 @@ uv=$(dirname "$0")/uv
 case $kind in
 requirements) exec "$uv" pip install --no-deps --no-build --require-hashes --compile-bytecode --requirements "$file" "$@" ;;
 wheel) exec "$uv" pip install --no-deps --no-build --offline --compile-bytecode "$@" "$file" ;;
+checked) exec "$uv" pip install --no-build --offline --compile-bytecode "$@" "hanmaru[supervisor] @ file://$file" ;;
 *)
-    echo "install.sh: neither 'requirements' nor 'wheel': $kind" >&2
+    echo "install.sh: not 'requirements', 'wheel' or 'checked': $kind" >&2
     exit 2
     ;;
 esac

@@ -1,7 +1,8 @@
-"""Prints the locked requirements whose distribution this interpreter does not have, in whatever version; hashes with them.
+"""Prints the locked requirements whose distribution this interpreter lacks, in whatever version; hashes with them.
 
-A base image that brings an engine keeps every package it was built with, and gets only what it lacks. Run by the worker's
-Dockerfile inside the image; standard library only. `uv pip check` afterwards says whether what the base has is new enough.
+A base image that brings an engine keeps every package it was built with, and gets only what is not there. Run by the
+worker's Dockerfile inside the image; standard library only. `uv pip check` says afterwards whether what the base has
+is new enough.
 
     python missing.py REQUIREMENTS
 """

@@ -1,8 +1,8 @@
 """Writes a CycloneDX 1.6 list of what an image holds: Debian packages and Python distributions, with licences.
 
 Run by the Dockerfiles, inside the image, with the interpreter whose environment is described; standard library only.
-It lists what is installed, not what was asked for, so a base image's packages are in it. The same content gives the same
-bytes: no serial number and no time. Files that no package manager knows (CUDA's, say) are left out.
+It lists what is installed, not what was asked for, so a base image's packages are in it. The same content gives the
+same bytes: no serial number and no time. Files that no package manager knows (CUDA's, say) are left out.
 
     python sbom.py NAME VERSION OUT [SITE-PACKAGES...]
 """
@@ -42,8 +42,8 @@ def main(name: str, version: str, out: str, *site_packages: str) -> None:
 def _python(found: Distribution) -> dict[str, Any]:
     name = re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower()
     purl = f"pkg:pypi/{name}@{found.version}"
-    told = found.metadata.get("License-Expression")
-    said = (found.metadata.get("License") or "").strip()
+    told = _first(found, "License-Expression")
+    said = _first(found, "License").strip()
     licenses: list[dict[str, Any]] = []
     if told:
         licenses = [{"expression": told}]
@@ -52,11 +52,17 @@ def _python(found: Distribution) -> dict[str, Any]:
     return _component(found.metadata["Name"], found.version, purl, licenses)
 
 
+def _first(found: Distribution, header: str) -> str:
+    return next(iter(found.metadata.get_all(header) or []), "")
+
+
 def _debian(status: str, vendor: str) -> list[dict[str, Any]]:
     packages = [_fields(block, ": ") for block in status.split("\n\n")]
     return [
         _component(
-            one["Package"], one["Version"], f"pkg:deb/{vendor}/{one['Package']}@{one['Version']}?arch={one['Architecture']}"
+            one["Package"],
+            one["Version"],
+            f"pkg:deb/{vendor}/{one['Package']}@{one['Version']}?arch={one['Architecture']}",
         )
         for one in packages
         if one.get("Status") == "install ok installed"

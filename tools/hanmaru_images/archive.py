@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +43,23 @@ def references(archive: Path) -> list[str]:
         return list(_manifest(opened)["RepoTags"])
 
 
-@contextmanager
-def layers(archive: Path) -> Iterator[Iterator[tarfile.TarFile]]:
+def layers(archive: Path) -> Iterator[tarfile.TarFile]:
     """Every layer in turn, the base's first, as an open tar to walk through once."""
     with tarfile.open(archive) as opened:
-        yield (tarfile.open(fileobj=opened.extractfile(name)) for name in _manifest(opened)["Layers"])
+        for name in _manifest(opened)["Layers"]:
+            with tarfile.open(fileobj=opened.extractfile(name)) as layer:
+                yield layer
 
 
 def image_sbom(archive: Path) -> bytes:
     """The list of the image's parts, from the file that its label names."""
     path = image_config(archive)["config"]["Labels"][SBOM_LABEL].lstrip("/")
-    found = None
-    with layers(archive) as opened:
-        for layer in opened:
-            with layer:
-                if member := next((one for one in layer if one.name.removeprefix("./") == path), None):
-                    file = layer.extractfile(member)
-                    assert file is not None, f"{path} is no file"
-                    found = file.read()
-    assert found is not None, f"no layer has {path}"
-    return found
+    for layer in layers(archive):
+        if member := next((one for one in layer if one.name.removeprefix("./") == path), None):
+            file = layer.extractfile(member)
+            assert file is not None, f"{path} is no file"
+            return file.read()
+    raise RuntimeError(f"{archive.name}: no layer has {path}")
 
 
 def _manifest(opened: tarfile.TarFile) -> dict[str, Any]:

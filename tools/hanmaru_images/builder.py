@@ -45,7 +45,7 @@ class Build:
 
 
 def find_builder(environ: Mapping[str, str], store: Path | None = None) -> Builder:
-    """buildah where it is, else a docker whose daemon answers. Raises RuntimeError saying what to install."""
+    """The one to use: buildah, else a docker whose daemon answers. Raises RuntimeError saying what to install."""
     wanted = environ.get(ENV_BUILDER)
     if wanted not in (None, "buildah", "docker"):
         raise RuntimeError(f"{ENV_BUILDER}={wanted} is neither buildah nor docker")
@@ -92,7 +92,7 @@ def has_image(builder: Builder, reference: str) -> bool:
 
 
 def buildah(builder: Builder) -> list[str]:
-    """buildah with its store."""
+    """How buildah is called with its store."""
     if builder.store is None:
         return ["buildah"]
     return ["buildah", f"--root={builder.store / 'images'}", f"--runroot={builder.store / 'run'}"]

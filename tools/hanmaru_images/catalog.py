@@ -1,4 +1,4 @@
-"""Which images there are. `tools/images.py` offers them by name; `tests/cluster` builds two of them for its clusters."""
+"""Which images there are. `tools/images.py` offers them by name; `tests/cluster` builds two of them."""
 
 from __future__ import annotations
 

@@ -59,8 +59,10 @@ def extra_requirements(extra: str) -> str:
 
 @cache
 def locked_requirements(*options: str) -> str:
-    """What `uv export` says of the lock with these options, our own distribution and the development groups left out."""
-    return _uv("export", "--frozen", "--no-default-groups", "--no-emit-project", "--no-header", "--no-annotate", *options)
+    """What `uv export` says of the lock with these options, without our own distribution and the default groups."""
+    return _uv(
+        "export", "--frozen", "--no-default-groups", "--no-emit-project", "--no-header", "--no-annotate", *options
+    )
 
 
 def put_uv(folder: Path) -> None:

@@ -58,8 +58,8 @@ def _root_tar(environ: Mapping[str, str]) -> Path:
         return kept
     if platform.system() != "Linux" or os.geteuid() != 0 or not shutil.which("debootstrap"):
         raise RuntimeError(
-            "a Debian base is made by debootstrap, as root on Linux (apt install debootstrap); elsewhere leave BASE away, "
-            "and the base comes from its registry"
+            "a Debian base is made by debootstrap, as root on Linux (apt install debootstrap); without BASE "
+            "the base comes from its registry"
         )
     with locked(environ, "base"):
         if not kept.exists():

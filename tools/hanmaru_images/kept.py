@@ -32,7 +32,9 @@ def locked(environ: Mapping[str, str], name: str) -> Iterator[None]:
         yield
 
 
-def kept_archive(name: str, digest: str, build: Callable[[Path], None], environ: Mapping[str, str] = os.environ) -> Path:
+def kept_archive(
+    name: str, digest: str, build: Callable[[Path], None], environ: Mapping[str, str] = os.environ
+) -> Path:
     """The archive of `name` made of what `digest` names; `build` writes it to the path it is given."""
     path = folder(environ) / f"{name}-{digest[:16]}.tar"
     with locked(environ, name):

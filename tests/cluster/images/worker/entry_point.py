@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Runs the command of the mounted environment that has this file's name: the environment's own ones name its interpreter."""
+"""Runs the mounted environment's command of this file's name: its own commands name an interpreter that is not here."""
 
 import sys
 from importlib.metadata import entry_points
