@@ -26,8 +26,17 @@ down: setup ## Stop what `make up` started
 smoke: setup ## Try a running `make up` as its users would: openai client, tools, gRPC, limits, one trace
 	@$(RUN) python tests/smoke/smoke.py $(ARGS)
 
+##@ A Kubernetes with real nodes on this machine (root, Linux)
+.PHONY: cluster cluster-down
+cluster: setup ## Start two real nodes and print KUBECONFIG=… (ARGS="--node=a,nvidia.com/gpu=8 --node=b"); stays
+	@tools/install-system-packages
+	@PYTHONPATH=tests/support:tests/cluster exec .venv/bin/python -m hanmaru_cluster real up $(ARGS)
+
+cluster-down: setup ## End what `make cluster` started, and remove what killed runs left
+	@PYTHONPATH=tests/support:tests/cluster $(RUN) python -m hanmaru_cluster real down
+
 ##@ Development
-.PHONY: setup fmt lint types imports generate verify test control-plane ci checkpoint bench-gateway bench-operator images clean help
+.PHONY: setup fmt lint types imports generate verify test control-plane real-nodes ci checkpoint bench-gateway bench-operator images clean help
 setup: $(STAMP) ## Install what the project needs (done by every other target)
 
 $(UV): tools/install-uv
@@ -60,7 +69,7 @@ generate: setup ## Write every generated file anew
 verify: setup ## Fail when a generated file is stale
 	@$(RUN) python tools/generate.py --check
 
-test: setup control-plane ## Run the tests (ARGS="tests/gateway -k name" for some of them)
+test: setup control-plane real-nodes ## Run the tests (ARGS="tests/gateway -k name" for some of them)
 	@$(RUN) $(if $(ARGS),pytest $(ARGS),python tools/test.py)
 
 control-plane: setup ## Build the real Kubernetes control plane that tests start (once a machine, outside the checkout)
@@ -68,6 +77,10 @@ control-plane: setup ## Build the real Kubernetes control plane that tests start
 
 images: setup ## Build the gateway's and operator's images (IMAGE=worker, worker-cuda; BASE=debian without a registry)
 	@$(RUN) python tools/images.py $(addprefix --image=,$(IMAGE)) $(if $(BASE),--base=$(BASE)) $(ARGS)
+
+real-nodes: setup ## As root, install and build what clusters with real nodes need; without root, nothing
+	@if [ "$$(id -u)" = 0 ]; then tools/install-system-packages && \
+		PYTHONPATH=tests/support:tests/cluster $(RUN) python -m hanmaru_cluster build --real; fi
 
 ci: lint types imports verify test ## What .ci/run does
 

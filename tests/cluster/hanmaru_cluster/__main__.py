@@ -43,7 +43,7 @@ def main() -> None:
     )
     real.add_parser("list", help="print the clusters of this machine")
     down = real.add_parser("down", help="end what `real up` started, and remove what killed ones left")
-    down.add_argument("--all", action="store_true", help="also those that tests started and are using")
+    down.add_argument("names", nargs="*", metavar="NAME", help="only these, whoever started them")
     chosen = parser.parse_args()
     try:
         _carry_out(chosen)
@@ -62,7 +62,7 @@ def _carry_out(chosen: argparse.Namespace) -> None:
         case "real", "list":
             _real_list()
         case "real", "down":
-            _real_down(everything=chosen.all)
+            _real_down(chosen.names)
 
 
 def _role(text: str) -> NodeRole:
@@ -96,14 +96,12 @@ def _real_up(roles: list[NodeRole] | None) -> None:
 
 def _real_list() -> None:
     for record in records.known():
-        state = (
-            f"keeper {record.keeper}, of {record.owner}" if records.is_alive(record) else "dead: `real down` clears it"
-        )
-        print(f"{record.folder / 'admin.kubeconfig'}  {record.purpose}  {state}")
+        state = f"started by process {record.owner}" if records.is_alive(record) else "dead: `real down` clears it"
+        print(f"{record.name}  {record.purpose}, {state}  KUBECONFIG={record.folder / 'admin.kubeconfig'}")
 
 
-def _real_down(*, everything: bool) -> None:
-    ending = [record for record in records.known() if everything or record.purpose == records.BY_HAND]
+def _real_down(names: list[str]) -> None:
+    ending = [record for record in records.known() if _is_meant(record, names)]
     for record in ending:
         if records.is_alive(record) and record.keeper:
             with contextlib.suppress(ProcessLookupError):
@@ -114,6 +112,10 @@ def _real_down(*, everything: bool) -> None:
             raise RuntimeError(f"still there after {DOWN_DEADLINE_S:.0f} s: {', '.join(still)}")
         time.sleep(0.1)
     records.sweep()
+
+
+def _is_meant(record: records.Record, names: list[str]) -> bool:
+    return record.name in names if names else record.purpose == records.BY_HAND
 
 
 def _interruption() -> threading.Event:
