@@ -19,6 +19,7 @@ GENERATORS = {
     "tools/generate_chart_values.py": "charts/hanmaru/values.yaml",
     "tools/generate_chart_schema.py": "charts/hanmaru/values.schema.json",
     "tools/generate_chart_reference.py": "charts/hanmaru/README.md",
+    "tools/generate_dashboards.py": "charts/hanmaru/dashboards",
 }
 
 
