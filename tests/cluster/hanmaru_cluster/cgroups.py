@@ -49,6 +49,19 @@ def has_version_1(trees: Sequence[Hierarchy]) -> bool:
     return any(not hierarchy.is_unified for hierarchy in trees)
 
 
+def closed() -> Path | None:
+    """A tree of version 2 in which no group can be made that does its work; None when there is none such.
+
+    Its root is a group like others, as in a container, and has processes: it cannot hand down what it has not yet.
+    """
+    for tree in mounted():
+        if tree.is_unified and (tree.root / "cgroup.type").exists():
+            kept_back = set(_here(tree.root)) - set((tree.root / "cgroup.subtree_control").read_text().split())
+            if kept_back and _listed(tree.root):
+                return tree.root
+    return None
+
+
 def make(parent: str, children: Sequence[str]) -> None:
     """Make `parent` (`/name`) and its children in every tree. Raises OSError."""
     trees = mounted()
@@ -110,9 +123,14 @@ def _listed(folder: Path) -> set[int]:
 
 def _enable(group: Path) -> None:
     """Hand the controllers that are here down to the groups below this one."""
-    here = (group / "cgroup.controllers").read_text().split()
-    if wanted := [f"+{name}" for name in _NEEDED if name in here]:
+    if wanted := [f"+{name}" for name in _here(group)]:
         (group / "cgroup.subtree_control").write_text(" ".join(wanted))
+
+
+def _here(group: Path) -> list[str]:
+    """The needed ones of a group's controllers."""
+    there = (group / "cgroup.controllers").read_text().split()
+    return [name for name in _NEEDED if name in there]
 
 
 def _inherit(group: Path) -> None:

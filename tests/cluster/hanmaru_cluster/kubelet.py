@@ -40,7 +40,6 @@ def config(node: NodeLayout, layout: Layout, *, has_cgroup_v1: bool) -> dict[str
         # The disk is everybody's: it fills and empties for reasons that are not the cluster's.
         "evictionHard": {},
         "imageGCHighThresholdPercent": 100,
-        "localStorageCapacityIsolation": False,
         "serializeImagePulls": False,
         "nodeLeaseDurationSeconds": layout.heartbeat_timeout_s,
         "nodeStatusUpdateFrequency": "2s",

@@ -12,6 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from hanmaru_cluster import cgroups
 from hanmaru_cluster.containerd import NETWORK_PLUGINS
 
 INSTALL = "install them with `tools/install-system-packages` (Debian, as root)"
@@ -31,6 +32,8 @@ def cannot() -> str | None:
         return f"a cluster with real nodes needs {' and '.join(absent)}, which this root does not have"
     if not Path("/sys/fs/cgroup").is_mount():
         return "a cluster with real nodes needs cgroups, and none are mounted at /sys/fs/cgroup"
+    if root := cgroups.closed():
+        return f"a cluster with real nodes needs the cgroup {root} without processes; in docker: --cgroupns=host"
     return None
 
 
