@@ -31,13 +31,13 @@ from hanmaru_cli.doctor.objects import (
     Pod,
     Workload,
 )
-from hanmaru_cli.doctor.platform_checks import CHART_NAME, LABEL_NAME
+from hanmaru_cli.doctor.platform_checks import LABEL_PART_OF, PART_OF
 from hanmaru_cli.doctor.world import Listed, World
 
 _HEADS = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _JSON = "application/json"
 _PAGE = 500
-_OF_RELEASES = f"{LABEL_NAME}={CHART_NAME}"
+_OF_RELEASES = f"{LABEL_PART_OF}={PART_OF}"
 _OF_OPERATOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 T = TypeVar("T")

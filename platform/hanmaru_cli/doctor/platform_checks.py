@@ -13,15 +13,16 @@ from hanmaru_cli.doctor.finding import Finding, Mark, ok, some
 from hanmaru_cli.doctor.objects import Definition, Lease, Workload
 from hanmaru_cli.doctor.world import World
 
-LEAST_KUBERNETES = (1, 30)
-"""Scheduling gates, by which a group of pods waits for all its devices, are stable since 1.30."""
+LEAST_KUBERNETES = (1, 32)
+"""As the chart says: the first in which everything used is stable, the pods' index label last."""
 MAX_SKEW_S = 5.0
 """Tokens of login programs and signed registrations live for a minute or more; the server tells whole seconds."""
-LABEL_NAME = "app.kubernetes.io/name"
+LABEL_PART_OF = "app.kubernetes.io/part-of"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_VERSION = "app.kubernetes.io/version"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
-CHART_NAME = "hanmaru"
+PART_OF = "hanmaru"
+"""On every object and pod of a release, whatever its name."""
 _INSTALL_CRDS = "helm upgrade --install hanmaru-crds charts/hanmaru-crds"
 _NEEDED = ("operator", "gateway")
 """Every release has them. Redis may be an external one, the Ray head KubeRay's, the collector somebody else's."""

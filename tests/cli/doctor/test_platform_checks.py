@@ -4,19 +4,21 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from hanmaru_cli.doctor.finding import Mark
 from hanmaru_cli.doctor.objects import Definition
-from hanmaru_cli.doctor.platform_checks import check_kinds, check_leader, check_release, check_server
+from hanmaru_cli.doctor.platform_checks import LEAST_KUBERNETES, check_kinds, check_leader, check_release, check_server
 from hanmaru_cli.doctor.world import Listed
 from hanmaru_testing.crds import shipped
 from hanmaru_testing.doctor_world import NOW, lease, listed, part, words, world, worst
+from hanmaru_testing.go_programs import ROOT
 
 
 @pytest.mark.parametrize(
     ("version", "mark"),
-    [("v1.36.3", Mark.OK), ("v1.30.0+k3s1", Mark.OK), ("v1.29.9", Mark.FAIL), ("", Mark.UNSEEN), ("?", Mark.UNSEEN)],
+    [("v1.36.3", Mark.OK), ("v1.32.0+k3s1", Mark.OK), ("v1.31.9", Mark.FAIL), ("", Mark.UNSEEN), ("?", Mark.UNSEEN)],
 )
-def test_the_lowest_kubernetes_is_1_30(version: str, mark: Mark) -> None:
+def test_the_lowest_kubernetes_is_1_32(version: str, mark: Mark) -> None:
     assert worst(check_server(world(version=version))) is mark
 
 
@@ -27,6 +29,11 @@ def test_the_lowest_kubernetes_is_1_30(version: str, mark: Mark) -> None:
 def test_a_clock_that_is_off_is_said(server_time: float | None, said: str) -> None:
     found = words(check_server(world(server_time=server_time)))
     assert (said in found) if said else not found
+
+
+def test_the_lowest_kubernetes_is_the_charts() -> None:
+    chart = yaml.safe_load((ROOT / "charts/hanmaru/Chart.yaml").read_text())
+    assert chart["kubeVersion"] == f">={'.'.join(map(str, LEAST_KUBERNETES))}.0-0"
 
 
 def definitions() -> list[dict[str, Any]]:
