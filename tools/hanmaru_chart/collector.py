@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from hanmaru_chart.globals import Image, KubernetesObject, PodValues, Replicas, Resources
 from hanmaru_contracts.crd.schema import StrictSchema
 from pydantic import Field, StringConstraints
+
+from hanmaru_chart.globals import Image, KubernetesObject, PodValues, Replicas, Resources
 
 OtlpEndpoint = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+)?$", max_length=512)]
 

@@ -1,5 +1,6 @@
-"""values.yaml, values.schema.json and the README's table, as texts made of the models. `tools/generate_chart_*.py` write
-them; nothing here knows a component.
+"""values.yaml, values.schema.json and the README's table, as texts made of the models.
+
+`tools/generate_chart_*.py` write them; nothing here knows a component.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def values_yaml(model: type[StrictSchema]) -> str:
 
 
 def values_schema(model: type[StrictSchema]) -> dict[str, Any]:
-    """JSON Schema for helm. Models of the kinds refuse unknown fields here as well: in a file they are typing errors."""
+    """JSON Schema for helm. Here the kinds refuse unknown fields as well: in a file they are typing errors."""
     schema = _strict(model.model_json_schema(by_alias=True))
     assert isinstance(schema, dict)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -96,7 +97,7 @@ def _strict(schema: Any) -> Any:
         return [_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {}
+    made: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ("properties", "$defs"):
             made[key] = {name: _strict(child) for name, child in value.items()}

@@ -101,8 +101,8 @@ class Global(StrictSchema):
     """What holds for all components."""
 
     image_registry: Text = "ghcr.io/hanmaru"
-    """Registry and folder of the images `gateway`, `operator` and `worker`. They are not published there yet: build them
-    with `make images`, push them to your registry and name it here."""
+    """Registry and folder of the images `gateway`, `operator` and `worker`. They are not published there yet: build
+    them with `make images`, push them to your registry and name it here."""
     mirror_registry: Text = ""
     """A registry that holds the images of others (Redis, the collector) under their own names, for clusters that reach
     no other. Empty: where they come from."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from hanmaru_chart.globals import Labels, NameOrEmpty, SecretKey, Text
 from hanmaru_contracts.crd.schema import StrictSchema
 from pydantic import Field, StringConstraints
+
+from hanmaru_chart.globals import Labels, NameOrEmpty, SecretKey, Text
 
 Interval = Annotated[str, StringConstraints(pattern=r"^[0-9]+(ms|s|m)$")]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from hanmaru_chart.globals import Image, PodDisruptionBudgetValues, PodValues, Replicas, Resources
 from hanmaru_contracts.crd.schema import Name, StrictSchema
 from pydantic import Field
+
+from hanmaru_chart.globals import Image, PodDisruptionBudgetValues, PodValues, Replicas, Resources
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -33,7 +34,7 @@ class OperatorSettings(StrictSchema):
     """How often everything is listed and looked at again."""
     return_after_s: Seconds = 300
     """How long a better pool must have had room before a replica returns to it."""
-    bands: Annotated[list[Name], Field(min_length=1)] = ["standard"]
+    bands: Annotated[list[Name], Field(min_length=1)] = Field(default=["standard"])
     """Priority bands that a tenant may be in."""
     shared_domains: dict[Name, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     """Shared caches, and the tenants that may use them: `{team: [research, search]}`; `["*"]`: every tenant."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from hanmaru_chart.globals import Image, NameOrEmpty, PodValues, Resources, SecretKey, Text
 from hanmaru_contracts.crd.schema import StrictSchema
-from pydantic import Field, StringConstraints
+from pydantic import StringConstraints
+
+from hanmaru_chart.globals import Image, NameOrEmpty, PodValues, Resources, SecretKey, Text
 
 
 class RedisUsers(StrictSchema):
@@ -24,8 +25,8 @@ class RedisPersistence(StrictSchema):
     """Whether Redis keeps what it has on a disk."""
 
     enabled: bool = False
-    """Off: workers and the operator write everything into an empty Redis within ten seconds, so a disk would only add a
-    volume that ties Redis to a zone, and old registrations. What is lost are the counts of the current minute's quotas."""
+    """Off: workers and the operator write everything into an empty Redis within ten seconds, so a disk would only add
+    old registrations, and tie Redis to a zone. What is lost are the counts of the current minute's quotas."""
     existing_claim: NameOrEmpty = ""
     """A claim to use. Empty: one is made, and goes with the release."""
     size: Annotated[str, StringConstraints(pattern=r"^[0-9]+(Mi|Gi|Ti)$")] = "8Gi"
@@ -86,8 +87,8 @@ class Redis(PodValues):
     external: ExternalRedis = ExternalRedis()
     """Somebody else's Redis."""
     existing_secret: NameOrEmpty = ""
-    """A Secret with the passwords of the users in its entries `worker`, `gateway` and `operator`. Empty: one is made and
-    kept over upgrades; for an external Redis it must be given."""
+    """A Secret with the passwords of the users in its entries `worker`, `gateway` and `operator`. Empty: one is made
+    and kept over upgrades; for an external Redis it must be given."""
     users: RedisUsers = RedisUsers()
     """Names of the users; others than these need an external Redis."""
     image: Image = Image(registry="docker.io", repository="library/redis", tag="7.2-bookworm")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from hanmaru_chart.globals import NameOrEmpty, SecretKey
 from hanmaru_contracts.crd.schema import Name, StrictSchema
 from hanmaru_contracts.crd.v1alpha1.accelerator_pool import AcceleratorPoolSpec
 from hanmaru_contracts.crd.v1alpha1.model_deployment import ModelDeploymentSpec
 from hanmaru_contracts.crd.v1alpha1.tenant import TenantSpec
-from pydantic import Field, StringConstraints
+from pydantic import StringConstraints
+
+from hanmaru_chart.globals import NameOrEmpty, SecretKey
 
 Pools = dict[Name, AcceleratorPoolSpec]
 Tenants = dict[Name, TenantSpec]

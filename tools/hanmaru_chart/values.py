@@ -37,11 +37,11 @@ class Values(StrictSchema):
     pools: Pools = Field(default_factory=dict)
     """AcceleratorPools by their names, each as `spec` of docs/kinds.md."""
     tenants: Tenants = Field(default_factory=dict)
-    """Tenants of the release's namespace by their names, each as `spec` of docs/kinds.md. They count when the namespace is
-    one of `operator.tenantNamespaces`."""
+    """Tenants of the release's namespace by their names, each as `spec` of docs/kinds.md. They count when the namespace
+    is one of `operator.tenantNamespaces`."""
     model_deployments: ModelDeployments = Field(default_factory=dict)
-    """ModelDeployments of the release's namespace by their names, each as `spec` of docs/kinds.md; `examples/` has some.
-    None by default: a model belongs to whoever serves it, and is gone with what made it."""
+    """ModelDeployments of the release's namespace by their names, each as `spec` of docs/kinds.md; `examples/`
+    has some. None by default: a model belongs to whoever serves it, and is gone with what made it."""
     network_policies: NetworkPolicies = NetworkPolicies()
     """Who may reach which port."""
     rbac: Rbac = Rbac()

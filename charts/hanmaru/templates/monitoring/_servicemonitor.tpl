@@ -1,0 +1,25 @@
+{{/* A ServiceMonitor of one component's Service. Takes (dict "root" $ "component" "operator" "port" "http"). */}}
+{{- define "hanmaru.serviceMonitor" -}}
+apiVersion: monitoring.coreos.com/v1
+kind: ServiceMonitor
+metadata:
+  name: {{ include "hanmaru.fullname" .root }}-{{ .component }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "hanmaru.labels" . | nindent 4 }}
+    {{- with .root.Values.monitoring.serviceMonitors.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .root.Values.global.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  selector:
+    matchLabels:
+      {{- include "hanmaru.selectorLabels" . | nindent 6 }}
+  endpoints:
+    - port: {{ .port }}
+      path: /metrics
+      interval: {{ .root.Values.monitoring.serviceMonitors.interval }}
+{{- end -}}
