@@ -28,6 +28,7 @@ from hanmaru_contracts.errors import HanmaruError
 from hanmaru_contracts.names import ReplicaId
 from hanmaru_contracts.redis_keys import ACL_RULES
 from hanmaru_contracts.wire.worker import RENEW_INTERVAL_S, Capabilities, WorkerRecord, pack_artifact
+from hanmaru_redis.settings import access_to
 from hanmaru_worker.artifact import read_artifact
 from hanmaru_worker.registry import PackedArtifact, Registry, connect
 from rig import PROXY_CORE, BenchError, Route, started
@@ -164,7 +165,7 @@ def _registered(
     stop = threading.Event()
 
     async def renew() -> None:
-        registry = Registry(connect(redis_url, "worker", password), replica_key, record.model, artifact)
+        registry = Registry(connect(access_to(redis_url, "worker", password)), replica_key, record.model, artifact)
         try:
             while not stop.is_set():
                 with contextlib.suppress(HanmaruError):  # the next turn is the retry

@@ -20,10 +20,10 @@ from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.redis_keys import ROUTES
 from hanmaru_contracts.wire.directory import Routes, Table, read_routes
-from redis.asyncio import Redis
-from redis.exceptions import WatchError
+from hanmaru_redis import UNREACHABLE, Redis, WatchError
+from hanmaru_redis.explaining import explain
 
-from hanmaru_operator.store import CALL_TIMEOUT_S, UNREACHABLE
+from hanmaru_operator.store import CALL_TIMEOUT_S
 
 POLL_S = 1.0
 RESYNC_S = 300.0
@@ -67,7 +67,7 @@ class Directory:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 held = await cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(ROUTES))
         except UNREACHABLE as error:
-            raise HanmaruError(ErrorCode.STORE_UNAVAILABLE, f"Redis: {type(error).__name__}") from error
+            raise HanmaruError(ErrorCode.STORE_UNAVAILABLE, explain(error)) from error
         return read_routes(held)[0]
 
     def want(self, *, routes: Table, tenants: Table) -> None:
@@ -114,19 +114,19 @@ class Directory:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     await keeper.keep()
         except UNREACHABLE as error:
-            self._reached(False, type(error).__name__)
+            self._reached(False, explain(error))
         else:
             self._retry_s = _FIRST_RETRY_S
             self._reached(True)
 
-    def _reached(self, is_reachable: bool, error: str | None = None) -> None:
+    def _reached(self, is_reachable: bool, problem: str | None = None) -> None:
         if is_reachable == self.is_reachable:
             return
         self.is_reachable = is_reachable
         if is_reachable:
             log_event(log, logging.INFO, "directory.store_back")
         else:
-            log_event(log, logging.WARNING, "directory.store_unreachable", error=error)
+            log_event(log, logging.WARNING, "directory.store_unreachable", problem=problem)
         self._on_reachability(is_reachable)
 
 

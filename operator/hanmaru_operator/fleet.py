@@ -14,9 +14,9 @@ from hanmaru_contracts import redis_keys
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import ModelId, ReplicaId
 from hanmaru_contracts.wire.worker import unseal
-from redis.asyncio import Redis
+from hanmaru_redis import UNREACHABLE, Redis
 
-from hanmaru_operator.store import CALL_TIMEOUT_S, UNREACHABLE
+from hanmaru_operator.store import CALL_TIMEOUT_S
 from hanmaru_operator.types import LeaseFacts
 
 log = logging.getLogger(__name__)

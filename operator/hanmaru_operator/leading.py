@@ -17,8 +17,8 @@ from hanmaru_contracts import names
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import ModelId, ReplicaId, TenantId
+from hanmaru_redis import Redis
 from lightkube.config.kubeconfig import SingleConfig
-from redis.asyncio import Redis
 
 from hanmaru_operator import kinds
 from hanmaru_operator.announce import Announcer

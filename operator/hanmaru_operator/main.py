@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import configure_logging, log_event
+from hanmaru_redis.settings import Access
 from lightkube.config.kubeconfig import SingleConfig
 
 from hanmaru_operator import kinds
@@ -27,13 +28,15 @@ from hanmaru_operator.leader import Elector, LeadershipLost
 from hanmaru_operator.leading import Leading
 from hanmaru_operator.meters import Meters
 from hanmaru_operator.reconcile.children import Trust
-from hanmaru_operator.settings import Settings, read_secret, read_settings
+from hanmaru_operator.render.settings import RedisFile
+from hanmaru_operator.settings import Settings, read_certificate, read_secret, read_settings
 from hanmaru_operator.store import connect
 from hanmaru_operator.tracing import Tracing, open_tracing, read_endpoint
 from hanmaru_operator.types import ObjectKey
 
 _log = logging.getLogger(__name__)
 
+_PUBLIC = frozenset({RedisFile.CA, RedisFile.CERT})
 EXIT_FAILED = 1
 """The lease is lost, or something broke: starting again helps."""
 EXIT_MISCONFIGURED = 2
@@ -101,10 +104,10 @@ async def run(
 
     `on_lost` is called at once when the lease is lost; what runs is cancelled then, and cannot write any more.
     """
-    trust, redis_password = _read_secrets(settings)
+    trust, access = _read_secrets(settings)
     meters = Meters()
     me = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
-    redis = connect(settings.redis_url, settings.redis_user, redis_password)
+    redis = connect(access)
     async with open_http(connection) as http, redis:
         lease = ObjectKey(kinds.LEASES.kind, settings.namespace, settings.lease.name)
         unbound = Cluster(http, own_namespace=settings.namespace, count_request=meters.requested)
@@ -163,12 +166,14 @@ async def _before(stop: asyncio.Event, waited_for: Awaitable[None]) -> bool:
         done.cancel()
 
 
-def _read_secrets(settings: Settings) -> tuple[Trust, str | None]:
+def _read_secrets(settings: Settings) -> tuple[Trust, Access]:
     """What replicas' secrets are made of, and our own way into Redis."""
     platform_secret = read_secret(settings.platform_secret_file, "platform secret").encode()
-    files = (settings.worker_redis_password_file, settings.redis_password_file)
-    worker, own = (read_secret(path, "Redis password") if path else None for path in files)
-    return Trust(platform_secret, worker), own
+    workers = {
+        file: (read_certificate if file in _PUBLIC else read_secret)(path, f"workers' {file}")
+        for file, path in settings.worker_redis_files.items()
+    }
+    return Trust(platform_secret, workers), settings.redis_access(read_secret)
 
 
 def _first(group: BaseExceptionGroup[HanmaruError]) -> HanmaruError:

@@ -17,11 +17,14 @@ from hanmaru_contracts import names
 from hanmaru_contracts.crd.schema import StrictSchema
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.wire.engine_spec import EngineType
+from hanmaru_redis.address import read_address
+from hanmaru_redis.settings import DEFAULT_URL, REDIS_FROM_ENVIRONMENT, RedisSettings, require_whole_tls
 from pydantic import Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
 
 from hanmaru_operator.leader import Times
 from hanmaru_operator.plan.replicas import RETURN_AFTER_S
-from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_operator.render.settings import RedisFile, RenderSettings
 
 Seconds = Annotated[float, Field(gt=0)]
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -51,7 +54,7 @@ class LeaseSettings(StrictSchema):
         return Times(self.lease_s, self.renew_deadline_s, self.retry_s)
 
 
-class Settings(StrictSchema):
+class Settings(RedisSettings):
     """One operator process."""
 
     namespace: str
@@ -73,10 +76,6 @@ class Settings(StrictSchema):
     return_after_s: Seconds = RETURN_AFTER_S
     """How long a better pool must have had room before a replica returns to it."""
 
-    redis_url: str = f"redis://127.0.0.1:{names.REDIS_PORT}/0"
-    """Without credentials. The operator's own way to Redis."""
-    redis_user: str | None = None
-    redis_password_file: Path | None = None
     platform_secret_file: Path
     """File of the platform secret, mode 0600."""
 
@@ -86,6 +85,19 @@ class Settings(StrictSchema):
     """The workers' Redis user. Empty: Redis asks for none."""
     worker_redis_password_file: Path | None = None
     """That user's password, which every replica is given. Absent: it has none."""
+    worker_redis_ca_file: Path | None = None
+    """PEM of the authorities that signed Redis's certificates. Absent: as `redisCaFile` where workers have the same
+    URL, else the systems'."""
+    worker_redis_cert_file: Path | None = None
+    """PEM of the workers' client certificate, where Redis asks for one."""
+    worker_redis_key_file: Path | None = None
+    """PEM of that certificate's key."""
+    worker_redis_server_name: str = ""
+    """Name in Redis's certificates. Empty: as `redisServerName` where workers have the same URL, else the address."""
+    worker_redis_sentinel_user: str = ""
+    """The sentinels' own user. Empty: they ask for none."""
+    worker_redis_sentinel_password_file: Path | None = None
+    """The sentinels' password. Absent: they ask for none."""
     worker_images: dict[EngineType, str] = Field(default_factory=dict)
     """The worker's image for each engine, where a pool names none."""
     operator_image: str = ""
@@ -113,12 +125,43 @@ class Settings(StrictSchema):
     def _fill_in(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        given = {name: value for name, value in given.items() if value != "" or not name.endswith("File")}
+        own_url = given.get("redisUrl") or DEFAULT_URL
+        worker_url = given.get("workerRedisUrl") or own_url
+        shared = ("CaFile", "ServerName") if worker_url == own_url else ()
         return {
             **given,
             "tenantNamespaces": given.get("tenantNamespaces") or (given.get("namespace"),),
             "gatewayNamespace": given.get("gatewayNamespace") or given.get("namespace"),
-            "workerRedisUrl": given.get("workerRedisUrl") or given.get("redisUrl") or _DEFAULT_REDIS_URL,
+            "workerRedisUrl": worker_url,
+            **{f"workerRedis{name}": given[f"redis{name}"] for name in shared if given.get(f"redis{name}")}
+            | {name: value for name, value in given.items() if name.startswith("workerRedis") and value},
         }
+
+    @model_validator(mode="after")
+    def _workers_reach_redis(self) -> Self:
+        try:
+            address = read_address(self.worker_redis_url)
+        except HanmaruError as error:
+            raise ValueError(f"workerRedisUrl: {error.message}") from None
+        require_whole_tls(
+            address,
+            (self.worker_redis_ca_file, self.worker_redis_cert_file, self.worker_redis_key_file),
+            self.worker_redis_server_name,
+        )
+        return self
+
+    @property
+    def worker_redis_files(self) -> dict[RedisFile, Path]:
+        """What every replica is given to reach Redis with."""
+        files = {
+            RedisFile.PASSWORD: self.worker_redis_password_file,
+            RedisFile.CA: self.worker_redis_ca_file,
+            RedisFile.CERT: self.worker_redis_cert_file,
+            RedisFile.KEY: self.worker_redis_key_file,
+            RedisFile.SENTINEL_PASSWORD: self.worker_redis_sentinel_password_file,
+        }
+        return {file: path for file, path in files.items() if path is not None}
 
     @property
     def render(self) -> RenderSettings:
@@ -128,7 +171,9 @@ class Settings(StrictSchema):
             operator_image=self.operator_image,
             redis_url=self.worker_redis_url,
             redis_user=self.worker_redis_user,
-            has_redis_password=self.worker_redis_password_file is not None,
+            redis_server_name=self.worker_redis_server_name,
+            redis_sentinel_user=self.worker_redis_sentinel_user,
+            redis_files=frozenset(self.worker_redis_files),
             trace_endpoint=self.trace_endpoint,
             gateway_namespace=self.gateway_namespace,
             gateway_pod_labels=self.gateway_pod_labels,
@@ -138,13 +183,10 @@ class Settings(StrictSchema):
         )
 
 
-_DEFAULT_REDIS_URL = f"redis://127.0.0.1:{names.REDIS_PORT}/0"
 _FROM_ENVIRONMENT = {
     "namespace": names.ENV_POD_NAMESPACE,
     "podName": names.ENV_POD_NAME,
-    "redisUrl": names.ENV_REDIS_URL,
-    "redisUser": names.ENV_REDIS_USER,
-    "redisPasswordFile": names.ENV_REDIS_PASSWORD_FILE,
+    **{to_camel(field): variable for field, variable in REDIS_FROM_ENVIRONMENT.items()},
     "platformSecretFile": names.ENV_PLATFORM_SECRET_FILE,
 }
 
@@ -169,10 +211,19 @@ def read_secret(path: Path, what: str) -> str:
 
     A group may read it: Kubernetes mounts Secrets group-readable for pods with an fsGroup.
     """
+    return _read_text(path, what, is_secret=True)
+
+
+def read_certificate(path: Path, what: str) -> str:
+    """The stripped text of a file that anybody may read. Raises HanmaruError (CONFIGURATION)."""
+    return _read_text(path, what, is_secret=False)
+
+
+def _read_text(path: Path, what: str, *, is_secret: bool) -> str:
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & stat.S_IRWXO:
+            if is_secret and mode & stat.S_IRWXO:
                 message = f"{path} has mode {mode:04o}, so every user may use it; run: chmod 600 {path}"
                 raise HanmaruError(ErrorCode.CONFIGURATION, message)
             text = file.read().decode().strip()

@@ -13,8 +13,8 @@ from typing import Self
 
 from hanmaru_contracts import names
 from hanmaru_contracts.crd.schema import StrictSchema
-from hanmaru_contracts.errors import HanmaruError
-from pydantic import field_validator, model_validator
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
+from pydantic import ValidationError, field_validator, model_validator
 
 from hanmaru_redis.address import Address, read_address
 from hanmaru_redis.tls import Tls
@@ -42,6 +42,11 @@ class Access:
     sentinel: Credentials = Credentials()
     """For the sentinels themselves."""
     tls: Tls | None = None
+
+
+def access_to(url: str, user: str | None = None, password: str | None = None) -> Access:
+    """Without TLS. Raises HanmaruError (CONFIGURATION)."""
+    return Access(read_address(url), Credentials(user, password))
 
 
 class RedisSettings(StrictSchema):
@@ -126,8 +131,18 @@ REDIS_FROM_ENVIRONMENT = {
 """Field -> variable."""
 
 
-def given_by(environment: Mapping[str, str]) -> dict[str, str]:
+def given_by(environment: Mapping[str, str]) -> dict[str, object]:
     """The fields that the environment gives; an empty variable gives none."""
     return {
         name: environment[variable] for name, variable in REDIS_FROM_ENVIRONMENT.items() if environment.get(variable)
     }
+
+
+def read_access(environment: Mapping[str, str], read_secret: ReadSecret) -> Access:
+    """For a process whose whole way to Redis stands in its environment. Raises HanmaruError (CONFIGURATION)."""
+    try:
+        settings = RedisSettings.model_validate(given_by(environment))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'Redis'}: {e['msg']}" for e in error.errors())
+        raise HanmaruError(ErrorCode.CONFIGURATION, f"settings are wrong: {faults}") from None
+    return settings.redis_access(read_secret)

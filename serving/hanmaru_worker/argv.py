@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.wire.engine_spec import Device, EngineSpec
+from hanmaru_redis.settings import REDIS_FROM_ENVIRONMENT
 
 from hanmaru_worker.settings import GroupRank, is_loopback
 
@@ -40,7 +41,7 @@ _KEYS_AND_DOORS = frozenset({
 })  # fmt: skip
 """Flags a spec's `extra_args` may not hold."""
 
-SECRET_PLACES = frozenset({names.ENV_REPLICA_KEY_FILE, names.ENV_REDIS_PASSWORD_FILE, names.ENV_REDIS_USER})
+SECRET_PLACES = frozenset({names.ENV_REPLICA_KEY_FILE, *REDIS_FROM_ENVIRONMENT.values()})
 """Variables no engine has a use for."""
 
 

@@ -57,7 +57,7 @@ class Leader:
         self._status = status
         self._stop = stop
         self._config_file = config_file
-        client = connect(settings.redis_url, settings.redis_user, settings.redis_password)
+        client = connect(settings.redis)
         self._registry = Registry(client, settings.replica_key, self._spec.model.id, model.artifact)
         self._record = WorkerRecord(
             model=self._spec.model.id,

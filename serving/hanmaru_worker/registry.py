@@ -16,10 +16,10 @@ from hanmaru_contracts import redis_keys
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import ModelId
 from hanmaru_contracts.wire.worker import ARTIFACT_LIFE_S, LEASE_MS, SIGNATURE_LIFE_MS, WorkerRecord, seal
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from hanmaru_redis import UNREACHABLE, Redis
+from hanmaru_redis.explaining import explain
+from hanmaru_redis.opening import Patience, open_redis
+from hanmaru_redis.settings import Access
 
 REDIS_TIMEOUT_S = 1.0
 """For connecting and for each answer. Two of these and a load report still fit in a lease."""
@@ -35,16 +35,9 @@ class PackedArtifact:
     packed: bytes
 
 
-def connect(url: str, user: str | None, password: str | None) -> Redis:
+def connect(access: Access) -> Redis:
     """A client that gives up after `REDIS_TIMEOUT_S` and never retries by itself."""
-    return Redis.from_url(
-        url,
-        username=user,
-        password=password,
-        socket_timeout=REDIS_TIMEOUT_S,
-        socket_connect_timeout=REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return open_redis(access, "hanmaru-worker", Patience(REDIS_TIMEOUT_S, REDIS_TIMEOUT_S, tries_again=False))
 
 
 class Registry:
@@ -78,7 +71,7 @@ class Registry:
                 # Gateways read the artifact of every record they see, so it comes first.
                 await self._publish_if_missing()
             return await self._renew(record)
-        except (RedisError, OSError, TimeoutError) as error:
+        except UNREACHABLE as error:
             self._server_ahead_s = None
             raise _unavailable(error) from error
 
@@ -89,7 +82,7 @@ class Registry:
             pipeline.delete(redis_keys.worker_lease(record.model, record.replica))
             pipeline.zrem(redis_keys.workers(record.model), record.replica)
             await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except UNREACHABLE as error:
             raise _unavailable(error) from error
 
     async def close(self) -> None:
@@ -126,4 +119,4 @@ class Registry:
 
 
 def _unavailable(error: BaseException) -> HanmaruError:
-    return HanmaruError(ErrorCode.STORE_UNAVAILABLE, f"Redis: {type(error).__name__}: {error}")
+    return HanmaruError(ErrorCode.STORE_UNAVAILABLE, explain(error))

@@ -15,6 +15,7 @@ from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import ReplicaId
 from hanmaru_contracts.wire.engine_spec import EngineSpec
+from hanmaru_redis.settings import Access, read_access
 from pydantic import ValidationError
 
 _KEY_BYTES = 32
@@ -50,10 +51,7 @@ class Settings:
     spec: EngineSpec
     replica: ReplicaId
     replica_key: bytes = field(repr=False)
-    redis_url: str
-    """Without credentials."""
-    redis_user: str | None
-    redis_password: str | None = field(repr=False)
+    redis: Access
     rank: GroupRank
     advertise_host: str
     """Gateways reach the engine here, and it is the one address that the engine and the supervisor listen on."""
@@ -95,14 +93,11 @@ def is_loopback(host: str) -> bool:
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Settings from the variables in `names`. Raises HanmaruError (CONFIGURATION) that names what is wrong."""
     home = Path(environ.get(names.ENV_HOME) or Path.home() / ".cache" / "hanmaru")
-    password_file = environ.get(names.ENV_REDIS_PASSWORD_FILE)
     return Settings(
         spec=_read_spec(Path(_required(environ, names.ENV_ENGINE_SPEC))),
         replica=ReplicaId(_required(environ, names.ENV_REPLICA_ID)),
         replica_key=_read_replica_key(Path(_required(environ, names.ENV_REPLICA_KEY_FILE))),
-        redis_url=environ.get(names.ENV_REDIS_URL) or f"redis://127.0.0.1:{names.REDIS_PORT}/0",
-        redis_user=environ.get(names.ENV_REDIS_USER),
-        redis_password=_read_secret(Path(password_file)) if password_file else None,
+        redis=read_access(environ, lambda path, what: _read_secret(path)),
         rank=_read_rank(environ),
         advertise_host=environ.get(names.ENV_ADVERTISE_HOST) or "127.0.0.1",
         log_dir=Path(environ.get(names.ENV_LOG_DIR) or home / "logs"),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hanmaru_operator.store import connect
+from hanmaru_redis.settings import access_to
 from hanmaru_testing.redis_server import RedisServer
 from redis.asyncio import Redis
 
@@ -26,7 +27,7 @@ def redis_server(shared_redis_server: RedisServer) -> RedisServer:
 @pytest.fixture
 async def operator_redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
     """As the operator's user."""
-    client = connect(redis_server.url, "operator", redis_server.passwords["operator"])
+    client = connect(access_to(redis_server.url, "operator", redis_server.passwords["operator"]))
     yield client
     await client.aclose()
 
@@ -34,6 +35,6 @@ async def operator_redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def admin_redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
     """As the all-powerful default user."""
-    client = connect(redis_server.url, None, None)
+    client = connect(access_to(redis_server.url))
     yield client
     await client.aclose()

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.wire.engine_spec import EngineType
+from hanmaru_operator.render.settings import RedisFile
 from hanmaru_operator.settings import Settings, read_secret, read_settings
 
 Read = Callable[..., Settings]
@@ -33,7 +34,7 @@ def test_little_is_needed(read: Read) -> None:
     assert settings.pod_name == "host-1"
     assert settings.render.gateway_namespace == "hanmaru"
     assert settings.render.redis_url == settings.redis_url
-    assert not settings.render.has_redis_password
+    assert not settings.render.redis_files
 
 
 def test_the_environment_wins_over_the_file(read: Read) -> None:
@@ -54,7 +55,7 @@ def test_the_file_decides_what_an_installation_is(read: Read) -> None:
     )
     assert settings.tenant_namespaces == ("a", "b")
     assert settings.render.worker_images == {EngineType.SGLANG: "worker:1"}
-    assert settings.render.has_redis_password
+    assert settings.render.redis_files == {RedisFile.PASSWORD}
     assert settings.shared_domains == {"team": ("acme",), "all": None}
     assert settings.lease.times.lease_s == 30
 

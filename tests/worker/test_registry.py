@@ -25,6 +25,7 @@ from hanmaru_contracts.wire.worker import (
     unpack_artifact,
     unseal,
 )
+from hanmaru_redis.settings import access_to
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_worker.registry import PackedArtifact, Registry, connect
 from redis.asyncio import Redis
@@ -63,7 +64,7 @@ def store(server: RedisServer) -> Iterator[redis.Redis]:
 
 
 def open_client(server: RedisServer) -> Redis:
-    return connect(server.url, "worker", server.passwords["worker"])
+    return connect(access_to(server.url, "worker", server.passwords["worker"]))
 
 
 @pytest.fixture

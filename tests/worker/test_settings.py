@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
+from hanmaru_redis.address import read_address
+from hanmaru_redis.settings import Credentials
 from hanmaru_worker.settings import GroupRank, read_settings
 
 SPEC = """{"model": {"namespace": "team", "name": "exaone"}, "route": "exaone", "checkpoint": "/m",
@@ -27,8 +29,8 @@ def environ(tmp_path: Path) -> dict[str, str]:
 def test_defaults_are_those_of_a_laptop(environ: dict[str, str], tmp_path: Path) -> None:
     settings = read_settings(environ)
     assert settings.replica_key == bytes.fromhex(KEY)
-    assert settings.redis_url == "redis://127.0.0.1:6379/0"
-    assert (settings.redis_user, settings.redis_password) == (None, None)
+    assert settings.redis.address == read_address("redis://127.0.0.1:6379/0")
+    assert settings.redis.credentials == Credentials()
     assert settings.rank == GroupRank()
     assert settings.advertise_host == "127.0.0.1"
     assert settings.log_dir == tmp_path / "home" / "logs"
@@ -49,7 +51,7 @@ def test_everything_can_be_told(environ: dict[str, str], tmp_path: Path) -> None
             "HANMARU_LOG_DIR": "/logs",
         }
     )
-    assert (settings.redis_user, settings.redis_password) == ("worker", "hunter2")
+    assert settings.redis.credentials == Credentials("worker", "hunter2")
     assert settings.rank == GroupRank(1, 2, "rank-0.group:20000")
     assert settings.rank.leader_host == "rank-0.group"
     assert settings.engine_address == "10.0.0.7:30002"

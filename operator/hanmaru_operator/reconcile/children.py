@@ -7,7 +7,7 @@ need them, and go after its last pod: a NetworkPolicy must not go while a replic
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hanmaru_contracts import keys, names
@@ -23,7 +23,7 @@ from hanmaru_operator.reconcile.view import View
 from hanmaru_operator.render.bundle import Bundle, placement_of, revision_manifests
 from hanmaru_operator.render.group import ReplicaSecrets, replica_manifests
 from hanmaru_operator.render.identity import Owner
-from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_operator.render.settings import RedisFile, RenderSettings
 from hanmaru_operator.tracing import step as trace_step
 from hanmaru_operator.types import (
     CreateReplica,
@@ -45,7 +45,8 @@ class Trust:
     """What replicas' secrets are made of."""
 
     platform_secret: bytes = field(repr=False)
-    worker_redis_password: str | None = field(default=None, repr=False)
+    worker_redis: Mapping[RedisFile, str] = field(default_factory=dict, repr=False)
+    """What workers get to reach Redis with."""
 
 
 class Children:
@@ -95,7 +96,7 @@ class Children:
             return
         pool = self._view.pool_spec(bundle.pool)
         secrets = ReplicaSecrets(
-            keys.replica_key(self._trust.platform_secret, owner.model, replica), self._trust.worker_redis_password
+            keys.replica_key(self._trust.platform_secret, owner.model, replica), self._trust.worker_redis
         )
         placement = placement_of(pool) if pool is not None else None
         account, *needed, group = replica_manifests(bundle, owner, replica, secrets, self._settings, placement)

@@ -17,8 +17,8 @@ from hanmaru_contracts.names import ReplicaId
 
 from hanmaru_operator.render.bundle import Bundle, Placement
 from hanmaru_operator.render.identity import Owner, child
-from hanmaru_operator.render.pod import REDIS_PASSWORD, REPLICA, REPLICA_KEY, template_labels
-from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_operator.render.pod import REPLICA, REPLICA_KEY, template_labels
+from hanmaru_operator.render.settings import RedisFile, RenderSettings
 from hanmaru_operator.types import Manifest
 
 
@@ -28,8 +28,8 @@ class ReplicaSecrets:
 
     replica_key: bytes = field(repr=False)
     """Derived for this replica alone (`keys.replica_key`)."""
-    redis_password: str | None = field(default=None, repr=False)
-    """Of the workers' Redis user."""
+    redis: Mapping[RedisFile, str] = field(default_factory=dict, repr=False)
+    """To reach Redis with, the same for all replicas."""
 
 
 def replica_manifests(
@@ -50,7 +50,7 @@ def replica_manifests(
 
     return (
         head("v1", "ServiceAccount") | {"automountServiceAccountToken": False},
-        head("v1", "Secret") | {"type": "Opaque", "immutable": True, "data": _secret_data(secrets)},
+        head("v1", "Secret") | {"type": "Opaque", "data": _secret_data(secrets)},
         head("networking.k8s.io/v1", "NetworkPolicy") | {"spec": _network_policy(bundle, replica, settings)},
         head("policy/v1", "PodDisruptionBudget") | {"spec": {"maxUnavailable": 0, "selector": _group(replica)}},
         head("v1", "Service") | {"spec": _service(bundle, replica)},
@@ -63,9 +63,8 @@ def _group(replica: ReplicaId) -> Manifest:
 
 
 def _secret_data(secrets: ReplicaSecrets) -> dict[str, str]:
-    texts = {REPLICA_KEY: secrets.replica_key.hex()}
-    if secrets.redis_password is not None:
-        texts[REDIS_PASSWORD] = secrets.redis_password
+    """Not immutable: an authority or a password that is renewed must reach the replicas that run."""
+    texts = {REPLICA_KEY: secrets.replica_key.hex()} | {str(file): text for file, text in secrets.redis.items()}
     return {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
 
 

@@ -21,7 +21,7 @@ from hanmaru_operator.render.identity import Owner, deployment_labels, revision_
 from hanmaru_operator.render.merge import for_author, merge, merge_template
 from hanmaru_operator.render.revision import Written
 from hanmaru_operator.render.security import CONTAINER_SECURITY, POD_SECURITY
-from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_operator.render.settings import RedisFile, RenderSettings
 from hanmaru_operator.render.source import SourceParts, download_container, download_parts, source_parts
 from hanmaru_operator.types import Manifest, PoolName, Revision
 
@@ -31,7 +31,13 @@ SPEC_MOUNT = "/hanmaru/spec"
 SPEC_KEY = "engine-spec.json"
 SECRETS_MOUNT = "/hanmaru/secrets"
 REPLICA_KEY = "replica-key"
-REDIS_PASSWORD = "redis-password"
+_REDIS_VARIABLES = {
+    RedisFile.PASSWORD: names.ENV_REDIS_PASSWORD_FILE,
+    RedisFile.CA: names.ENV_REDIS_CA_FILE,
+    RedisFile.CERT: names.ENV_REDIS_CERT_FILE,
+    RedisFile.KEY: names.ENV_REDIS_KEY_FILE,
+    RedisFile.SENTINEL_PASSWORD: names.ENV_REDIS_SENTINEL_PASSWORD_FILE,
+}
 HOME = "/hanmaru/home"
 GRACE_BEYOND_DRAIN_S = 15
 _PRIVATE_VOLUMES = frozenset({"engine-spec", "replica-secrets"})
@@ -170,10 +176,7 @@ def _identity(plan: PodPlan, settings: RenderSettings) -> list[Manifest]:
         names.ENV_LOG_DIR: f"{HOME}/logs",
         names.ENV_GROUP_SIZE: str(plan.size),
     }
-    if settings.redis_user:
-        told[names.ENV_REDIS_USER] = settings.redis_user
-    if settings.has_redis_password:
-        told[names.ENV_REDIS_PASSWORD_FILE] = f"{SECRETS_MOUNT}/{REDIS_PASSWORD}"
+    told |= _to_redis(settings)
     if plan.size > 1:
         told[names.ENV_GROUP_ADDRESS] = f"{host(0)}:{RENDEZVOUS_PORT}"
         told[names.ENV_GROUP_PEERS] = ",".join(host(rank) for rank in range(plan.size))
@@ -186,6 +189,20 @@ def _identity(plan: PodPlan, settings: RenderSettings) -> list[Manifest]:
         {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
         for name, path in found.items()
     ]
+
+
+def _to_redis(settings: RenderSettings) -> dict[str, str]:
+    named = {
+        names.ENV_REDIS_USER: settings.redis_user,
+        names.ENV_REDIS_SERVER_NAME: settings.redis_server_name,
+        names.ENV_REDIS_SENTINEL_USER: settings.redis_sentinel_user,
+    }
+    files = {
+        variable: f"{SECRETS_MOUNT}/{file}"
+        for file, variable in _REDIS_VARIABLES.items()
+        if file in settings.redis_files
+    }
+    return {variable: value for variable, value in named.items() if value} | files
 
 
 def _resources(plan: PodPlan) -> Manifest:

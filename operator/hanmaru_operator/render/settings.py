@@ -7,8 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from hanmaru_contracts.wire.engine_spec import EngineType
+
+
+class RedisFile(StrEnum):
+    """What a worker may need to reach Redis with; a key of its replica's Secret each."""
+
+    PASSWORD = "redis-password"
+    CA = "redis-ca.crt"
+    CERT = "redis-client.crt"
+    KEY = "redis-client.key"
+    SENTINEL_PASSWORD = "redis-sentinel-password"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +31,15 @@ class RenderSettings:
     operator_image: str
     """The operator's own image: model-facts pods run it."""
     redis_url: str
-    """Where workers register, without credentials: `redis://host:port/0`."""
+    """Where workers register, without credentials: `redis://host:port/0`, or any other form of docs/redis.md."""
     redis_user: str = ""
     """The workers' Redis user. Empty: Redis asks for none."""
-    has_redis_password: bool = False
-    """Whether that user has a password, given with each replica's secrets."""
+    redis_server_name: str = ""
+    """Name in Redis's certificates. Empty: the address."""
+    redis_sentinel_user: str = ""
+    """The sentinels' own user. Empty: they ask for none."""
+    redis_files: frozenset[RedisFile] = frozenset()
+    """What is given with each replica's secrets."""
     trace_endpoint: str = ""
     """OTLP gRPC endpoint of the engines' spans, `http://host:4317`. Empty: no tracing."""
     gateway_namespace: str = "hanmaru"

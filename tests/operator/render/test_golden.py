@@ -13,6 +13,7 @@ import yaml
 from hanmaru_contracts.names import ReplicaId
 from hanmaru_operator.render.bundle import Bundle, revision_manifests
 from hanmaru_operator.render.group import ReplicaSecrets, replica_manifests
+from hanmaru_operator.render.settings import RedisFile
 from hanmaru_testing.rendered import OWNER, SETTINGS, cpu_bundle, gpu_bundle, npu_bundle
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -30,7 +31,9 @@ def test_rendered_manifests_are_those_in_the_file(name: str, bundle: Bundle) -> 
     replica = ReplicaId("k-exaone-x7k2p")
     manifests = [
         *revision_manifests(bundle, OWNER),
-        *replica_manifests(bundle, OWNER, replica, ReplicaSecrets(bytes(32), "password"), SETTINGS),
+        *replica_manifests(
+            bundle, OWNER, replica, ReplicaSecrets(bytes(32), {RedisFile.PASSWORD: "password"}), SETTINGS
+        ),
     ]
     file = GOLDEN / f"{name}.yaml"
     if os.environ.get("HANMARU_UPDATE_GOLDEN"):

@@ -12,12 +12,13 @@ from hanmaru_operator.render.bundle import Bundle, Placement, read_bundle, rende
 from hanmaru_operator.render.group import ReplicaSecrets, replica_manifests
 from hanmaru_operator.render.identity import REPLICA_ID_MAX_CHARS, first_pods_selector, replica_id
 from hanmaru_operator.render.pod import REPLICA
+from hanmaru_operator.render.settings import RedisFile
 from hanmaru_testing.rendered import OWNER, SETTINGS, cpu_bundle, gpu_bundle, npu_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
 REPLICA_0 = ReplicaId("k-exaone-abcde")
-SECRETS = ReplicaSecrets(b"k" * 32, "hunter2")
+SECRETS = ReplicaSecrets(b"k" * 32, {RedisFile.PASSWORD: "hunter2", RedisFile.CA: "PEM"})
 BUNDLES = [gpu_bundle(), cpu_bundle(), npu_bundle()]
 IDS = ["gpu", "cpu", "npu"]
 
@@ -81,11 +82,11 @@ def test_pods_go_to_the_pools_present_nodes() -> None:
     assert terms(Placement(tuple(now), "high", "mine")) == (now, "high", "mine")
 
 
-def test_the_replicas_secrets_are_its_own_and_never_change() -> None:
+def test_the_replicas_secrets_are_its_own_and_can_be_renewed() -> None:
     secret = made(gpu_bundle())["Secret"]
-    assert secret["immutable"]
+    assert not secret.get("immutable")
     told = {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
-    assert told == {"replica-key": (b"k" * 32).hex(), "redis-password": "hunter2"}
+    assert told == {"replica-key": (b"k" * 32).hex(), "redis-password": "hunter2", "redis-ca.crt": "PEM"}
     assert "hunter2" not in repr(SECRETS)
     assert "kkk" not in repr(SECRETS)
     without = replica_manifests(gpu_bundle(), OWNER, REPLICA_0, ReplicaSecrets(b"k" * 32), SETTINGS)

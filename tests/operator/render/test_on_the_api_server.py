@@ -18,6 +18,7 @@ from hanmaru_operator.render.bundle import Bundle, make_bundle, read_bundle, rev
 from hanmaru_operator.render.facts import facts_config_map, model_facts_pod
 from hanmaru_operator.render.group import ReplicaSecrets, replica_manifests
 from hanmaru_operator.render.identity import Owner, replica_id
+from hanmaru_operator.render.settings import RedisFile
 from hanmaru_operator.types import Manifest
 from hanmaru_testing.rendered import (
     CLAIM,
@@ -38,7 +39,7 @@ COLLECTION_DEADLINE_S = 100.0
 """The garbage collector looks for new kinds, such as ours a moment ago, every 30 s."""
 LONGEST = "d" * 44
 """As the CRD allows."""
-SECRETS = ReplicaSecrets(bytes(32), "password")
+SECRETS = ReplicaSecrets(bytes(32), {RedisFile.PASSWORD: "password"})
 SHAPES = {
     "gpu": (HUB, pool_spec(), shape(2, 8)),
     "cpu": (CLAIM, pool_spec(devices=CPU_DEVICES), shape(1, 2, draft_tokens=None)),

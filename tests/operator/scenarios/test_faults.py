@@ -23,6 +23,7 @@ from hanmaru_contracts import metrics
 from hanmaru_contracts.crd import kinds as crd
 from hanmaru_operator import kinds
 from hanmaru_operator.store import connect
+from hanmaru_redis.settings import access_to
 from hanmaru_testing.api_proxy import ApiProxy
 from hanmaru_testing.clock import JumpingClock
 from hanmaru_testing.crds import install
@@ -297,7 +298,7 @@ def test_redis_emptied_is_filled_again_and_stops_no_worker(
 
 async def register(url: str, model: str, replica: str) -> None:
     """As the replica's worker does."""
-    redis = connect(url, None, None)
+    redis = connect(access_to(url))
     try:
         await worker(redis, PLATFORM_SECRET.encode(), model=model, replica=replica).write()
     finally:

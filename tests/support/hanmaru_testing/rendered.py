@@ -11,7 +11,7 @@ from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, EngineType, K
 from hanmaru_operator.render.bundle import Bundle, GroupShape, make_bundle
 from hanmaru_operator.render.identity import Owner
 from hanmaru_operator.render.revision import Written
-from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_operator.render.settings import RedisFile, RenderSettings
 
 OWNER = Owner("team", "k-exaone", "uid-1")
 COMMIT = "c0ffee0000000000000000000000000000000000"
@@ -20,7 +20,7 @@ SETTINGS = RenderSettings(
     operator_image="example.com/operator:1",
     redis_url="redis://redis.hanmaru.svc:6379/0",
     redis_user="worker",
-    has_redis_password=True,
+    redis_files=frozenset({RedisFile.PASSWORD}),
     trace_endpoint="http://collector.hanmaru.svc:4317",
     gateway_namespace="hanmaru",
     gateway_pod_labels={"app.kubernetes.io/component": "gateway"},
