@@ -27,10 +27,11 @@ def install(api: ApiClient) -> None:
         api.request("PATCH", path, crd, content_type=APPLY_PATCH)
     for crd in shipped():
         version = crd["spec"]["versions"][0]["name"]
-        _await_served(api, f"/apis/{crd['spec']['group']}/{version}/{crd['spec']['names']['plural']}")
+        await_served(api, f"/apis/{crd['spec']['group']}/{version}/{crd['spec']['names']['plural']}")
 
 
-def _await_served(api: ApiClient, path: str) -> None:
+def await_served(api: ApiClient, path: str) -> None:
+    """Wait until the objects of a kind can be listed."""
     deadline_s = time.monotonic() + _DEADLINE_S
     while True:
         try:

