@@ -1,6 +1,6 @@
 """Every kind of the Kubernetes API that the operator touches, with the verbs it uses and where it may use them.
 
-The client asks `Api.verbs` before each request and refuses what is not listed, and `tools/generate_rbac.py` writes the
+The client asks it before each request and refuses what is not listed, and `tools/generate_rbac.py` writes the
 chart's rules of the same table: so the roles hold what the code uses, and nothing else. Which objects are read or
 written, and when, is decided elsewhere.
 """
@@ -42,16 +42,6 @@ class Api:
     def api_version(self) -> str:
         """As a manifest says it."""
         return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def verbs(self) -> frozenset[Verb]:
-        """What may be done with the object somewhere."""
-        return frozenset(self.cluster_verbs + self.tenant_namespace_verbs + self.own_namespace_verbs)
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether the operator follows every object of the kind that it may see."""
-        return "watch" in self.verbs
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
         """URL path of an object, or without `name` of a collection; without `namespace` of all namespaces."""

@@ -68,11 +68,6 @@ class WorkQueue:
         self._work.add(key, self._clock(), is_direct=is_direct)
         self._wake.set()
 
-    def add_after(self, key: ObjectKey, seconds: float) -> None:
-        """Look at the object then."""
-        self._work.add_at(key, self._clock() + seconds)
-        self._wake.set()
-
     def stop(self) -> None:
         """Take no more; `run` returns when what runs has ended."""
         self._stopping = True

@@ -22,11 +22,11 @@ from hanmaru_contracts.crd.v1alpha1.model_deployment import (
     ResolvedStatus,
     RevisionStatus,
 )
-from hanmaru_contracts.names import LABEL_DEPLOYMENT, LABEL_POD_INDEX
 
 from hanmaru_operator.plan.groups import nodes_of
 from hanmaru_operator.plan.maintenance import is_overdue
 from hanmaru_operator.progress import is_current, progress, progress_deadline, startup_deadlines
+from hanmaru_operator.render.identity import first_pods_selector
 from hanmaru_operator.types import (
     ConditionType,
     DeploymentFacts,
@@ -92,7 +92,7 @@ def deployment_status(
         resolved=resolved or ResolvedStatus(),
         replicas=len(live),
         ready_replicas=ready,
-        selector=f"{LABEL_DEPLOYMENT}={facts.name},{LABEL_POD_INDEX}=0",
+        selector=first_pods_selector(facts.name),
     )
     looks = [progress_deadline(facts, plan, old_conditions), *startup_deadlines(facts)]
     soonest = min((at for at in looks if at is not None and at > facts.now), default=None)

@@ -80,10 +80,6 @@ class Work:
         else:
             self._make_ready(key, state, now)
 
-    def add_at(self, key: ObjectKey, due: float) -> None:
-        """Ask for a key at a time; the earliest of several counts, and a run before then makes it moot."""
-        self._wait_until(key, self._states.setdefault(key, _State()), due)
-
     def take(self, now: float) -> Turn | None:
         """The next key to run. It stays in hand until `done` or `failed`."""
         self._ripen(now)
@@ -134,9 +130,7 @@ class Work:
             _, _, key = heapq.heappop(self._timers)
             state = self._states[key]
             state.due = None
-            if state.is_running:
-                state.runs_again = True
-            elif state.not_before > now:
+            if state.not_before > now:
                 self._wait_until(key, state, state.not_before)
             else:
                 self._make_ready(key, state, due)

@@ -97,7 +97,6 @@ def test_what_the_server_asks_for_is_respected_even_when_the_key_changes() -> No
     work.take(0)
     work.failed(key("x"), 0, retry_after_s=7)
     work.add(key("x"), 1)
-    work.add_at(key("x"), 2)
     assert taken(work, 6.9) is None
     assert taken(work, 7) == "x"
 
@@ -144,11 +143,6 @@ class Queueing(RuleBasedStateMachine):
     @rule(key=keys, is_direct=st.booleans())
     def ask(self, key: ObjectKey, is_direct: bool) -> None:
         self.work.add(key, self.now, is_direct=is_direct)
-        self.wanted.add(key)
-
-    @rule(key=keys, seconds=st.floats(0, 20))
-    def ask_later(self, key: ObjectKey, seconds: float) -> None:
-        self.work.add_at(key, self.now + seconds)
         self.wanted.add(key)
 
     @rule(seconds=st.floats(0, 5))

@@ -123,10 +123,3 @@ def pools_of_tokens(each: Cell, global_tokens: int, sliding_ratio: float, page_s
     """What SGLang makes of `--max-total-tokens`: whole pages, rounded down."""
     whole = global_tokens // page_size * page_size
     return Pools(whole, int(whole * sliding_ratio) // page_size * page_size if each.sliding_bytes else 0)
-
-
-def full_attention_ratio(facts: ModelFacts, demand: Demand, sequences: int, tokens_each: int) -> float:
-    """Bytes of both pools, as a share of what one pool over all layers would take for the same sequences."""
-    tokens = sequences * tokens_each
-    held = facts.global_layers * tokens + facts.sliding_layers * demand.tokens(sequences)
-    return held / (facts.layers * tokens)

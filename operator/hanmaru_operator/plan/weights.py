@@ -44,11 +44,6 @@ def stage_weight_bytes(facts: ModelFacts, sizes: Parallelism, stage: int, *, wit
     return int(sum(parameters * facts.class_bits(part) for part, parameters in parts.items()) / 8)
 
 
-def rank_weight_bytes(facts: ModelFacts, sizes: Parallelism, *, with_mtp: bool) -> int:
-    """On the fullest rank."""
-    return max(stage_weight_bytes(facts, sizes, stage, with_mtp=with_mtp) for stage in range(sizes.pipeline))
-
-
 def replica_weight_bytes(facts: ModelFacts, sizes: Parallelism, *, with_mtp: bool) -> int:
     """On all ranks together, copies included."""
     stages = range(sizes.pipeline)

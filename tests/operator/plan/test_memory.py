@@ -17,7 +17,6 @@ from hanmaru_operator.plan.memory import (
     Demand,
     Pools,
     cell,
-    full_attention_ratio,
     model_cache,
     pools_in_budget,
     pools_of_tokens,
@@ -58,7 +57,9 @@ def test_sixteen_sequences_of_8k_take_this_share_of_full_attention(
     page: int, chunk: int, tails: int, draft_tokens: int, ratio: float
 ) -> None:
     demand = Demand(window=128, page_size=page, draft_tokens=draft_tokens, chunk_tokens=chunk, kept_tails=tails)
-    assert full_attention_ratio(model("k-exaone"), demand, 16, 8192) == pytest.approx(ratio, abs=0.001)
+    facts, tokens = model("k-exaone"), 16 * 8192
+    held = facts.global_layers * tokens + facts.sliding_layers * demand.tokens(16)
+    assert held / (facts.layers * tokens) == pytest.approx(ratio, abs=0.001)
 
 
 @pytest.mark.parametrize(("ranks", "times"), [(1, 1), (8, 1), (16, 2), (64, 8)])

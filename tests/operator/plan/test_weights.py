@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from hanmaru_contracts.wire.engine_spec import Parallelism
 from hanmaru_operator.plan.model import WeightClass
-from hanmaru_operator.plan.weights import rank_weight_bytes, replica_weight_bytes, stage_layers, stage_weight_bytes
+from hanmaru_operator.plan.weights import replica_weight_bytes, stage_layers, stage_weight_bytes
 from hanmaru_testing.planning import CONFIGS, model
 
 
@@ -16,7 +16,7 @@ from hanmaru_testing.planning import CONFIGS, model
 def test_one_rank_holds_what_the_checkpoint_has(name: str, with_mtp: bool) -> None:
     found = model(name).weight_bytes()
     expected = sum(found.values()) - (0 if with_mtp else found[WeightClass.MTP])
-    assert rank_weight_bytes(model(name), Parallelism(), with_mtp=with_mtp) == pytest.approx(expected, rel=0.001)
+    assert stage_weight_bytes(model(name), Parallelism(), 0, with_mtp=with_mtp) == pytest.approx(expected, rel=0.001)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_splitting_costs_little_more_than_router_and_kv_copies(sizes: Parallelis
 
 def test_copies_of_the_attention_layers_hold_attention_and_embeddings_again() -> None:
     facts = model("k-exaone")
-    once = rank_weight_bytes(facts, Parallelism(tensor=16), with_mtp=False)
-    twice = rank_weight_bytes(facts, Parallelism(tensor=16, data=2), with_mtp=False)
+    once = stage_weight_bytes(facts, Parallelism(tensor=16), 0, with_mtp=False)
+    twice = stage_weight_bytes(facts, Parallelism(tensor=16, data=2), 0, with_mtp=False)
     embeddings = facts.weight_bytes()[WeightClass.EMBEDDING]
     assert twice - once > embeddings * 15 / 16
 
