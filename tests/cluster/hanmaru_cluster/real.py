@@ -194,9 +194,7 @@ class RealCluster:
 
     def _start(self, record: records.Record, programs: NodePrograms) -> None:
         self._processes.ended()  # answers when the namespaces are there
-        known = records.read(record.file)
-        assert known is not None
-        self._inside = Inside(known.init)
+        self._inside = Inside(_first_process(record))
         layout = self._layout(record.folder)
         self._nodes = self._make_nodes(record, layout, programs)
         self._amounts = {role.name: dict(role.resources) for role in self._roles.values()}
@@ -278,6 +276,16 @@ class RealCluster:
         if amounts := self._amounts[node]:
             status = {"capacity": amounts, "allocatable": amounts}
             self.api.patch(f"/api/v1/nodes/{node}/status", {"status": status})
+
+
+def _first_process(record: records.Record) -> int:
+    """The keeper writes it down a moment after it has started it."""
+    deadline_s = time.monotonic() + READY_DEADLINE_S
+    while not ((known := records.read(record.file)) and known.init):
+        if time.monotonic() > deadline_s:
+            raise RuntimeError("the cluster's keeper does not tell its first process")
+        time.sleep(0.01)
+    return known.init
 
 
 def _beside_the_control_plane(argv: Sequence[str]) -> list[str]:
