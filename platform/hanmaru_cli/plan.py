@@ -27,12 +27,11 @@ from hanmaru_operator.plan.pools import PoolClaim, assign_nodes
 from hanmaru_operator.plan.refusal import gib
 from hanmaru_operator.plan.spec import Naming, engine_spec
 from hanmaru_operator.quantity import parse_quantity
+from hanmaru_operator.render.source import checkpoint_path
 from hanmaru_operator.types import NodeFacts, NodeName, PoolName
 from pydantic import ValidationError
 
 MAX_FILE_BYTES = 8 << 20
-CHECKPOINT = "/model"
-"""Where workers see the checkpoint; a printed spec names it so."""
 
 SpecT = TypeVar("SpecT", bound=Schema)
 
@@ -194,14 +193,11 @@ def _bytes(file: Path, limit: int) -> bytes:
 def _spec(outcome: Outcome) -> dict[str, Any]:
     assert isinstance(outcome.found, EnginePlan)
     namespace, _, name = outcome.deployment.partition("/")
-    serving = outcome.entry.serving or outcome.spec.serving
     naming = Naming(
         model=ModelRef(namespace=namespace, name=name),
-        route=outcome.spec.route.name,
-        checkpoint=CHECKPOINT,
-        startup_timeout_s=outcome.spec.lifecycle.startup_timeout_seconds,
-        drain_timeout_s=outcome.spec.lifecycle.drain_seconds,
-        extra_args=serving.extra_args,
+        spec=outcome.spec,
+        entry=outcome.entry,
+        checkpoint=checkpoint_path(outcome.entry.source or outcome.spec.source),
     )
     spec = engine_spec(outcome.found, outcome.facts, outcome.pool, naming)
     return spec.model_dump(mode="json", by_alias=True, exclude_none=True)

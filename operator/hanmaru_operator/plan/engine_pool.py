@@ -16,6 +16,8 @@ from hanmaru_operator.quantity import parse_quantity
 
 CPU_RESOURCE = "cpu"
 NVIDIA_PREFIX = "nvidia.com/"
+_LACKING = {EngineType.FURIOSA_LLM: frozenset({"mtp", "expert-parallel"})}
+"""Features that an engine does not have, whatever a pool lists. furiosa-llm 2026.4.0 as published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class EnginePool:
     engine_args: tuple[str, ...]
     dtypes: frozenset[str]
     features: tuple[str, ...]
+    """Those that the pool lists and its engine has."""
     max_context_tokens: int
 
     @classmethod
@@ -57,7 +60,7 @@ class EnginePool:
             engine=spec.engine.type,
             engine_args=spec.engine.args,
             dtypes=frozenset(spec.capabilities.dtypes),
-            features=spec.capabilities.features,
+            features=tuple(f for f in spec.capabilities.features if f not in _LACKING.get(spec.engine.type, ())),
             max_context_tokens=spec.capabilities.max_context_tokens,
         )
 

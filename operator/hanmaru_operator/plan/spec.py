@@ -1,4 +1,4 @@
-"""An `EnginePlan` and a deployment's names -> the `EngineSpec` its workers read. Pure.
+"""An `EnginePlan` and a deployment's names -> the `EngineSpec` its workers read. Pure, and the only maker of one.
 
 `render` puts it into the ConfigMap of a revision, `hanmaru plan -o yaml` prints it. It decides nothing: all of the
 plan's numbers pass through as they are.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hanmaru_contracts.crd.v1alpha1.model_deployment import DeploymentPool, ModelDeploymentSpec
 from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
 from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, KvCache
 
@@ -24,25 +25,24 @@ class Naming:
     """What a deployment adds to a plan."""
 
     model: ModelRef
-    route: str
+    spec: ModelDeploymentSpec
+    entry: DeploymentPool
+    """The pool planned for, of `spec.pools`."""
     checkpoint: str
     """Folder as the worker sees it."""
-    startup_timeout_s: float
-    drain_timeout_s: float
-    extra_args: tuple[str, ...] = ()
-    """Of the deployment; they follow the pool's."""
     trace_endpoint: str | None = None
 
 
 def engine_spec(plan: EnginePlan, facts: ModelFacts, pool: EnginePool, naming: Naming) -> EngineSpec:
     """What every rank of a replica reads. `facts` and `pool` are those the plan was made from."""
+    lifecycle, serving = naming.spec.lifecycle, naming.entry.serving or naming.spec.serving
     reasoning, tools = _PARSERS.get(facts.model_type, (None, None))
     known = [name for name, parser in (("reasoning", reasoning), ("tools", tools)) if parser is not None]
     features = dict.fromkeys([*plan.features, *known])
     fit, request = plan.fit, plan.request
     return EngineSpec(
         model=naming.model,
-        route=naming.route,
+        route=naming.spec.route.name,
         pool=plan.pool,
         engine=plan.engine,
         device=pool.device,
@@ -63,8 +63,9 @@ def engine_spec(plan: EnginePlan, facts: ModelFacts, pool: EnginePool, naming: N
         reasoning_parser=reasoning,
         tool_call_parser=tools,
         features=tuple(features),
-        extra_args=(*pool.engine_args, *naming.extra_args),
-        startup_timeout_s=naming.startup_timeout_s,
-        drain_timeout_s=naming.drain_timeout_s,
+        # The deployment's flags come behind the pool's, so that they win.
+        extra_args=(*pool.engine_args, *serving.extra_args),
+        startup_timeout_s=float(lifecycle.startup_timeout_seconds),
+        drain_timeout_s=float(lifecycle.drain_seconds),
         trace_endpoint=naming.trace_endpoint,
     )

@@ -148,18 +148,19 @@ def _fresh(
     if isinstance(planned, Refused):
         return None
     commit = kept.resolved_revision if kept is not None else known.revision
-    shape = _shape(asker, written, planned, known.facts)
+    shape = _shape(asker, written, planned, known.facts, settings.trace_endpoint)
     return make_bundle(asker.owner, written, shape, settings, commit)
 
 
-def _shape(asker: Asker, written: Written, planned: EnginePlan, facts: ModelFacts) -> RenderedShape:
-    lifecycle = asker.spec.lifecycle
+def _shape(
+    asker: Asker, written: Written, planned: EnginePlan, facts: ModelFacts, trace_endpoint: str
+) -> RenderedShape:
     naming = Naming(
         model=ModelRef(namespace=asker.owner.namespace, name=asker.owner.name),
-        route=asker.spec.route.name,
+        spec=asker.spec,
+        entry=written.entry,
         checkpoint=checkpoint_path(written.source),
-        startup_timeout_s=float(lifecycle.startup_timeout_seconds),
-        drain_timeout_s=float(lifecycle.drain_seconds),
+        trace_endpoint=trace_endpoint or None,
     )
     pool = EnginePool.from_spec(written.entry.name, written.pool)
     return RenderedShape(

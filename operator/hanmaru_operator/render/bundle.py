@@ -15,16 +15,14 @@ from typing import Any
 from hanmaru_contracts import names
 from hanmaru_contracts.crd.v1alpha1.accelerator_pool import AcceleratorPoolSpec
 from hanmaru_contracts.crd.v1alpha1.model_deployment import PlanStatus
-from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.wire.engine_spec import EngineSpec
 
-from hanmaru_operator.render.engines import ENGINES, offered
+from hanmaru_operator.render.engines import ENGINES
 from hanmaru_operator.render.identity import Owner, child, deployment_labels, revision_name
 from hanmaru_operator.render.pod import SPEC_KEY, PodPlan, pod_template
 from hanmaru_operator.render.revision import Written, revision_of, written_hash
 from hanmaru_operator.render.settings import RenderSettings
-from hanmaru_operator.render.source import checkpoint_path
 from hanmaru_operator.types import Manifest, PoolName, Revision
 
 
@@ -37,7 +35,7 @@ class GroupShape:
     devices_per_pod: int
     """Of the pool's resource; cores on a pool of cores."""
     engine_spec: EngineSpec
-    """The planner's sizes. Names, paths, times and tracing are filled in here, whatever they are."""
+    """As the workers are to read it."""
     plan: PlanStatus
     """The numbers for the deployment's status."""
 
@@ -113,12 +111,11 @@ def make_bundle(
         raise _wrong(f"the operator has no default image for {engine.type.value}; set the pool's engine.image")
     if shape.size > 1 and not ENGINES[engine.type].spans_nodes:
         raise _wrong(f"{engine.type.value} cannot run one replica on {shape.size} nodes")
-    spec = _engine_spec(owner, written, shape.engine_spec, settings)
     hub = written.source.hugging_face
     plan = PodPlan(
         owner=owner,
         written=written,
-        spec=spec,
+        spec=shape.engine_spec,
         size=shape.size,
         devices_per_pod=shape.devices_per_pod,
         image=image,
@@ -131,7 +128,7 @@ def make_bundle(
         written=written_hash(written),
         image=image,
         size=shape.size,
-        engine_spec=_as_kept(spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
+        engine_spec=_as_kept(shape.engine_spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
         pod_template=pod_template(plan, settings),
         placement=placement_of(written.pool),
         plan=shape.plan,
@@ -146,24 +143,6 @@ def _as_kept(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_kept(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _engine_spec(owner: Owner, written: Written, planned: EngineSpec, settings: RenderSettings) -> EngineSpec:
-    lifecycle = written.deployment.lifecycle
-    return planned.model_copy(
-        update={
-            "model": ModelRef(namespace=owner.namespace, name=owner.name),
-            "route": written.deployment.route.name,
-            "pool": written.entry.name,
-            "engine": written.pool.engine.type,
-            "checkpoint": checkpoint_path(written.source),
-            "features": offered(written.pool.engine.type, planned.features),
-            "extra_args": (*written.pool.engine.args, *written.serving.extra_args),
-            "startup_timeout_s": float(lifecycle.startup_timeout_seconds),
-            "drain_timeout_s": float(lifecycle.drain_seconds),
-            "trace_endpoint": settings.trace_endpoint or None,
-        }
-    )
 
 
 def choose_revision(existing: Iterable[Bundle], pool: PoolName, written: str) -> Bundle | None:

@@ -5,7 +5,7 @@ FuriosaLLM's entries follow furiosa-llm 2026.4.0 as published and have not run o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hanmaru_contracts.wire.engine_spec import EngineType
@@ -16,10 +16,8 @@ COMMAND = ("hanmaru", "worker")
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What differs between engines, as far as pods and capabilities go."""
+    """What differs between engines, as far as pods go."""
 
-    lacks: frozenset[str]
-    """Features it does not have, whatever a pool lists."""
     not_downloaded: tuple[str, ...]
     """Patterns of files in a hub's repository that it never reads."""
     group_variables: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +29,6 @@ class EngineFacts:
 ENGINES: Mapping[EngineType, EngineFacts] = {
     EngineType.SGLANG: EngineFacts(
         # Serves a Hugging Face folder with safetensors.
-        lacks=frozenset(),
         # Pickles are never loaded, and other programs' formats double a download.
         not_downloaded=("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "original/*"),
         # The name a container runtime gives the pod's own interface. Without it gloo and NCCL look the host name up.
@@ -39,13 +36,7 @@ ENGINES: Mapping[EngineType, EngineFacts] = {
     ),
     EngineType.FURIOSA_LLM: EngineFacts(
         # Serves a folder with a Furiosa executable bundle (FXB), compiled for its number of devices.
-        lacks=frozenset({"mtp", "expert-parallel"}),
         not_downloaded=(),
         spans_nodes=False,
     ),
 }
-
-
-def offered(engine: EngineType, features: Iterable[str]) -> tuple[str, ...]:
-    """Those features that the engine has."""
-    return tuple(feature for feature in features if feature not in ENGINES[engine].lacks)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
-from hanmaru_contracts.crd.v1alpha1.model_deployment import Serving
+from hanmaru_contracts.crd.v1alpha1.model_deployment import ModelDeploymentSpec, Serving
 from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
 from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, EngineType
 from hanmaru_operator.plan.engine import EnginePlan, plan_engine
@@ -13,13 +14,22 @@ from hanmaru_operator.plan.engine_pool import EnginePool
 from hanmaru_operator.plan.spec import Naming, engine_spec
 from hanmaru_testing.planning import engine_pool, model, pool_spec
 
+DEPLOYMENT = ModelDeploymentSpec.model_validate(
+    {
+        "source": {"type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "models"}},
+        "licence": {"accepted": "K-EXAONE AI Model License"},
+        "route": {"name": "k-exaone"},
+        "pools": [{"name": "a100"}],
+        "serving": {"extraArgs": ["--schedule-policy", "lpm"]},
+        "lifecycle": {"startupTimeoutSeconds": 1800, "drainSeconds": 90},
+    }
+)
 NAMING = Naming(
     model=ModelRef(namespace="team", name="k"),
-    route="k-exaone",
-    checkpoint="/model",
-    startup_timeout_s=3600,
-    drain_timeout_s=90,
-    extra_args=("--schedule-policy", "lpm"),
+    spec=DEPLOYMENT,
+    entry=DEPLOYMENT.pools[0],
+    checkpoint="/model/tiny",
+    trace_endpoint="http://collector:4317",
 )
 
 
@@ -39,6 +49,27 @@ def test_a_gpu_engine_fills_its_devices_by_share() -> None:
     assert (spec.draft_tokens, spec.max_running_requests) == (3, plan.fit.running_requests)
     assert (spec.reasoning_parser, spec.tool_call_parser) == ("qwen3", "hermes")
     assert set(spec.features) == {"mtp", "hybrid-kv", "expert-parallel", "reasoning", "tools"}
+
+
+def test_names_and_times_are_the_deployments() -> None:
+    spec, plan = spec_of("k-exaone", engine_pool("40Gi"))
+    assert (spec.model.id, spec.route, spec.pool, spec.checkpoint) == ("team/k", "k-exaone", plan.pool, "/model/tiny")
+    assert (spec.startup_timeout_s, spec.drain_timeout_s) == (1800.0, 90.0)
+    assert spec.trace_endpoint == "http://collector:4317"
+
+
+def test_a_pools_own_settings_take_the_place_of_the_deployments() -> None:
+    entry = DEPLOYMENT.pools[0].model_copy(update={"serving": Serving(extra_args=("--x",))})
+    pool, facts = engine_pool(), model("k-exaone")
+    plan = plan_engine(facts, pool, Serving())
+    assert isinstance(plan, EnginePlan)
+    assert engine_spec(plan, facts, pool, dataclasses.replace(NAMING, entry=entry)).extra_args == ("--x",)
+
+
+def test_an_engine_registers_only_features_it_has() -> None:
+    spec = pool_spec().model_dump(by_alias=True)
+    spec |= {"engine": {"type": "FuriosaLLM"}, "capabilities": {"features": ["expert-parallel", "hybrid-kv"]}}
+    assert EnginePool.from_spec("p", type(pool_spec()).model_validate(spec)).features == ("hybrid-kv",)
 
 
 def test_a_cpu_engine_gets_tokens_instead() -> None:
@@ -74,8 +105,6 @@ def test_the_pools_flags_come_before_the_deployments() -> None:
 
 
 def test_a_model_of_another_family_gets_no_parsers() -> None:
-    import dataclasses
-
     facts = dataclasses.replace(model("tiny"), model_type="llama")
     pool = engine_pool()
     plan = plan_engine(facts, pool, Serving())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hanmaru_contracts.crd.v1alpha1.model_deployment import ModelDeploymentSpec, Serving
-from hanmaru_contracts.wire.engine_spec import EngineType
+from hanmaru_contracts.wire.engine_spec import EngineSpec, EngineType
 from hanmaru_operator.reconcile.model_facts import Known, Unknown
 from hanmaru_operator.reconcile.options import Asker, Choice, choose
 from hanmaru_operator.render.identity import Owner
@@ -15,14 +15,20 @@ from hanmaru_testing.planning import model, pool_spec
 
 SPEC = ModelDeploymentSpec.model_validate(
     {
-        "source": {"type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "weights"}},
+        "source": {
+            "type": "PersistentVolumeClaim",
+            "persistentVolumeClaim": {"claimName": "weights", "path": "exaone"},
+        },
         "licence": {"accepted": "K-EXAONE AI Model License"},
         "route": {"name": "k-exaone"},
         "pools": [{"name": "a100"}],
     }
 )
 SETTINGS = RenderSettings(
-    worker_images={EngineType.SGLANG: "worker:1"}, operator_image="operator:1", redis_url="redis://redis"
+    worker_images={EngineType.SGLANG: "worker:1"},
+    operator_image="operator:1",
+    redis_url="redis://redis",
+    trace_endpoint="http://collector:4317",
 )
 
 
@@ -49,3 +55,17 @@ def test_what_an_author_may_not_set_is_named() -> None:
     assert choice.ignored_fields == ("spec.hostNetwork", "spec.containers[engine].args")
     assert choice.bundle is not None
     assert "hostNetwork" not in choice.bundle.pod_template["spec"]
+
+
+def test_what_workers_read_has_the_deployments_names() -> None:
+    bundle = chosen(Known(model("k-exaone"), ""), extraArgs=["--x"]).bundle
+    assert bundle is not None
+    spec = EngineSpec.model_validate(bundle.engine_spec)
+    assert (spec.model.id, spec.route, spec.pool, spec.checkpoint) == (
+        "default/k-exaone",
+        "k-exaone",
+        "a100",
+        "/model/exaone",
+    )
+    assert spec.extra_args == ("--x",)
+    assert spec.trace_endpoint == "http://collector:4317"

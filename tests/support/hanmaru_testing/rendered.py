@@ -75,12 +75,16 @@ def written(
 
 
 def shape(size: int = 2, devices_per_pod: int = 8, **spec: Any) -> GroupShape:
-    """What a planner might say: one tensor group over all devices."""
+    """What a planner might say of `OWNER` on pool `a100`: one tensor group over all devices."""
     fields: dict[str, Any] = {
-        "model": ModelRef(namespace="x", name="x"),
-        "route": "x",
+        "model": ModelRef(namespace=OWNER.namespace, name=OWNER.name),
+        "route": "k-exaone",
+        "pool": "a100",
         "device": Device.CUDA,
-        "checkpoint": "x",
+        "checkpoint": "/model",
+        "startup_timeout_s": 3600.0,
+        "drain_timeout_s": 120.0,
+        "trace_endpoint": SETTINGS.trace_endpoint,
         "context_tokens": 131072,
         "parallelism": Parallelism(tensor=size * devices_per_pod),
         "kv_cache": KvCache(page_size=16, max_total_tokens=200_000, memory_fraction=0.9),
@@ -99,7 +103,15 @@ def gpu_bundle(settings: RenderSettings = SETTINGS, **deployment: Any) -> Bundle
 def cpu_bundle(settings: RenderSettings = SETTINGS) -> Bundle:
     """One node of cores, a claim."""
     deployment = deployment_spec(source=CLAIM, pools=[{"name": "cpu"}])
-    planned = shape(1, 2, device=Device.CPU, parallelism=Parallelism(), draft_tokens=None, features=("hybrid-kv",))
+    planned = shape(
+        *(1, 2),
+        pool="cpu",
+        checkpoint="/model/tiny",
+        device=Device.CPU,
+        parallelism=Parallelism(),
+        draft_tokens=None,
+        features=("hybrid-kv",),
+    )
     return make_bundle(OWNER, written(deployment, pool_spec(devices=CPU_DEVICES)), planned, settings)
 
 
@@ -107,4 +119,13 @@ def npu_bundle(settings: RenderSettings = SETTINGS) -> Bundle:
     """One node of four NPUs, an image."""
     deployment = deployment_spec(pools=[{"name": "rngd", "source": IMAGE}])
     pool = pool_spec(devices=NPU_DEVICES, engine={"type": "FuriosaLLM"}, capabilities={"features": ["hybrid-kv"]})
-    return make_bundle(OWNER, written(deployment, pool), shape(1, 4, device=Device.NPU, draft_tokens=None), settings)
+    planned = shape(
+        *(1, 4),
+        pool="rngd",
+        engine=EngineType.FURIOSA_LLM,
+        checkpoint="/model/model",
+        device=Device.NPU,
+        draft_tokens=None,
+        features=("hybrid-kv",),
+    )
+    return make_bundle(OWNER, written(deployment, pool), planned, settings)
