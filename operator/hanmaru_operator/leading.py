@@ -29,6 +29,7 @@ from hanmaru_operator.fleet import Fleet
 from hanmaru_operator.meters import Meters
 from hanmaru_operator.objects import Change, Store
 from hanmaru_operator.observe import Entry
+from hanmaru_operator.plan.routes import owners_of
 from hanmaru_operator.plan.tenant import TenantSettings
 from hanmaru_operator.queue import RECONCILE_TIMEOUT_S, WorkQueue
 from hanmaru_operator.reconcile.children import Children, Trust
@@ -195,9 +196,7 @@ class Leading:
                     return
                 await asyncio.sleep(_ROUTES_RETRY_S)
             else:
-                self._routes.begin(
-                    {route: next(iter(models)).partition("/")[0] for route, models in held.items() if models}
-                )
+                self._routes.begin(owners_of(held))
                 return
 
     # --- the watch tells (`watch.Sink`) ----------------------------------------------------------------------------
