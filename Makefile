@@ -75,6 +75,11 @@ test: setup control-plane real-nodes ## Run the tests (ARGS="tests/gateway -k na
 control-plane: setup ## Build the real Kubernetes control plane that tests start (once a machine, outside the checkout)
 	@PYTHONPATH=tests/support:tests/cluster $(RUN) python -m hanmaru_cluster build
 
+.PHONY: e2e
+e2e: setup real-nodes ## The whole on two real nodes made here, or on another cluster (KUBECONFIG=… REGISTRY=…)
+	@$(if $(filter command line,$(origin KUBECONFIG)),HANMARU_E2E_KUBECONFIG=$(KUBECONFIG) HANMARU_E2E_REGISTRY=$(REGISTRY)) \
+		$(RUN) pytest tests/e2e -m "e2e or not e2e" --deselect tests/e2e/test_slice.py -q --no-header --timeout 1800 $(ARGS)
+
 images: setup ## Build the gateway's and operator's images (IMAGE=worker, worker-cuda; BASE=debian without a registry)
 	@$(RUN) python tools/images.py $(addprefix --image=,$(IMAGE)) $(if $(BASE),--base=$(BASE)) $(ARGS)
 

@@ -1,0 +1,65 @@
+"""One replica of two pods on two nodes, of a checkpoint in an OCI image: it serves, and restarts whole."""
+
+from __future__ import annotations
+
+import pytest
+from hanmaru_e2e import release as names
+from hanmaru_e2e.kube import Manifest, restarts
+from hanmaru_e2e.progress import Progress
+from hanmaru_e2e.world import MODELS, Clients, Key, World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+GROUP = "tiny-group"
+
+
+@pytest.fixture(scope="module")
+def group(world: World, model: str, progress: Progress) -> str:
+    """The deployment, when it serves. It stays for the tests of trust, which delete it."""
+    world.claims(MODELS)
+    image = {"type": "Image", "image": {"reference": world.target.images["checkpoint"]}}
+    serving = {"contextTokens": 4096, "parallelism": {"tensor": 2}}
+    world.deploy(GROUP, names.POOL, source=image, serving=serving)
+    with progress.step("the group of two pods serves"):
+        world.await_serving(GROUP, 1, within_s=400)
+    return GROUP
+
+
+@pytest.fixture(scope="module")
+def group_key(world: World, group: str) -> Key:
+    return world.tenant("group-user", [(MODELS, group)])
+
+
+def test_a_replica_of_two_pods_on_two_nodes_serves_a_model_from_an_image_volume(
+    world: World, clients: Clients, group: str, group_key: Key
+) -> None:
+    pods = world.serving(group)
+    assert len({pod["spec"]["nodeName"] for pod in pods}) == len(pods) == 2
+    volumes = {volume["name"]: volume for volume in pods[0]["spec"]["volumes"]}
+    assert volumes["model"]["image"]["reference"] == world.target.images["checkpoint"]
+    world.kube.wait("the group answers", lambda: clients.ask("openai", group_key, group)["status"] == 200, within_s=30)
+
+
+def test_one_pod_killed_restarts_the_whole_group_and_it_serves_again(
+    world: World, clients: Clients, group: str, group_key: Key, progress: Progress
+) -> None:
+    before = _starts(world.serving(group))
+    assert len(before) == 2
+    second = max(world.serving(group), key=lambda pod: str(pod["metadata"]["name"]))["metadata"]["name"]
+    world.kill_pod(MODELS, second)
+    with progress.step("both of its pods are started anew"):
+
+        def are_new() -> bool:
+            now = _starts(world.workers(group))
+            return len(now) == 2 and not now & before
+
+        world.kube.wait("both pods have new containers", are_new, within_s=180)
+    with progress.step("the group serves again"):
+        world.await_serving(group, 1, within_s=400)
+        world.kube.wait(
+            "the group answers", lambda: clients.ask("openai", group_key, group)["status"] == 200, within_s=60
+        )
+
+
+def _starts(pods: list[Manifest]) -> set[tuple[str, int]]:
+    """Each start of each pod's engine."""
+    return {(pod["metadata"]["uid"], restarts(pod)) for pod in pods}

@@ -1,0 +1,67 @@
+"""Devices on nodes: a group is held back until all of it fits.
+
+The pods of this pool start and sleep, since no machine here has such devices: what is shown is that a real scheduler
+and real kubelets bind them together, not that a model runs.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hanmaru_contracts.names import GATE_GROUP
+from hanmaru_e2e import release as names
+from hanmaru_e2e.kube import Manifest
+from hanmaru_e2e.progress import Progress
+from hanmaru_e2e.target import OTHER_NODE, SYSTEM_NODE
+from hanmaru_e2e.world import MODELS, World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+GPU = "nvidia.com/gpu"
+NAME = "sixteen"
+
+
+def test_a_group_of_sixteen_devices_waits_for_the_second_node_and_is_bound_as_one(
+    world: World, release: object, progress: Progress
+) -> None:
+    own = world.target.own
+    if own is None:
+        pytest.skip("gives nodes devices that they do not have, which is done on the cluster made here alone")
+    own.set_resource(SYSTEM_NODE, GPU, "8")
+    world.claims(MODELS)
+    world.pool(
+        "gpus",
+        nodes={
+            "selectorTerms": [
+                {"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}
+            ]
+        },
+        devices={"type": "Resource", "resource": {"name": GPU}, "memory": "80Gi", "perNode": 8},
+        capabilities={"maxContextTokens": 32768, "dtypes": ["bfloat16"], "features": ["hybrid-kv"]},
+        podTemplate=world.sleeping_pool_template(),
+    )
+    # The tiny checkpoint has four heads: 16 devices are four of each of tensor and pipeline.
+    parallelism = {"tensor": 4, "pipeline": 4}
+    world.deploy(NAME, "gpus", serving={"contextTokens": 4096, "parallelism": parallelism})
+    with progress.step("both pods are gated, and it is said why"):
+        world.kube.wait("both pods are there", lambda: len(world.workers(NAME)) == 2, within_s=60)
+        why = world.kube.wait("it says why", lambda: world.condition(NAME, "Unschedulable"), within_s=30)
+    assert why["reason"] == "DevicesMissing"
+    assert f"needs 2 x 8 {GPU}" in why["message"]
+    assert all(_gates(pod) == [GATE_GROUP] for pod in world.workers(NAME))
+
+    own.set_resource(OTHER_NODE, GPU, "8")
+    with progress.step("both pods run"):
+        pods = world.kube.wait("both run", lambda: _running(world.workers(NAME)), within_s=60)
+    assert {pod["spec"]["nodeName"] for pod in pods} == {SYSTEM_NODE, OTHER_NODE}
+    world.kube.delete(world.deployment_path(NAME))
+    world.kube.wait("they are gone", lambda: not world.workers(NAME), within_s=90)
+    world.kube.kubectl("delete", "acceleratorpool", "gpus")
+    assert world.kube.find(f"/apis/serving.hanmaru.dev/v1alpha1/acceleratorpools/{names.POOL}")
+
+
+def _gates(pod: Manifest) -> list[str]:
+    return [gate["name"] for gate in pod["spec"].get("schedulingGates", ())]
+
+
+def _running(pods: list[Manifest]) -> list[Manifest]:
+    is_so = len(pods) == 2 and all(pod["status"].get("phase") == "Running" for pod in pods)
+    return pods if is_so else []

@@ -1,0 +1,87 @@
+"""`helm uninstall` with a live deployment: quick, and nothing but definitions and what users own is left."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hanmaru_contracts.crd.kinds import GROUP
+from hanmaru_e2e import release as names
+from hanmaru_e2e.progress import Progress
+from hanmaru_e2e.release import Release
+from hanmaru_e2e.world import CLIENTS, MODELS, World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+BOUND_S = 60.0
+USERS = "own"
+_NAMESPACED = (
+    "deployments.apps", "statefulsets.apps", "services", "configmaps", "serviceaccounts", "secrets", "pods",
+    "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy", "roles.rbac.authorization.k8s.io",
+    "rolebindings.rbac.authorization.k8s.io", "horizontalpodautoscalers.autoscaling",
+    "modeldeployments.serving.hanmaru.dev", "tenants.serving.hanmaru.dev", "jobs.batch",
+)  # fmt: skip
+_OF_THE_CLUSTER = (
+    "clusterroles", "clusterrolebindings", "acceleratorpools.serving.hanmaru.dev", "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations", "priorityclasses",
+)  # fmt: skip
+
+
+def test_an_uninstall_with_a_live_deployment_is_quick_and_leaves_what_users_own(
+    world: World, release: Release, model: str, progress: Progress
+) -> None:
+    world.claims(MODELS)
+    # A user's deployment on a user's pool; its worker need not serve to be alive.
+    spec = world.kube.get(f"/apis/{GROUP}/v1alpha1/acceleratorpools/{names.POOL}")["spec"]
+    world.pool(f"{USERS}-pool", **spec)
+    world.deploy(USERS, f"{USERS}-pool")
+    world.kube.wait(
+        "its worker runs",
+        lambda: [pod for pod in world.workers(USERS) if pod["status"].get("phase") == "Running"],
+        within_s=120,
+    )
+    workers = {pod["metadata"]["uid"] for pod in world.workers(USERS)}
+
+    begun_s = time.monotonic()
+    with progress.step("helm uninstall"):
+        release.uninstall()
+        left_s = BOUND_S - (time.monotonic() - begun_s)
+        world.kube.wait("nothing of the release is left", lambda: not _left(world), within_s=left_s)
+    progress.fact("uninstallSeconds", round(time.monotonic() - begun_s, 1))
+    assert time.monotonic() - begun_s <= BOUND_S
+
+    assert workers == {pod["metadata"]["uid"] for pod in world.workers(USERS)}, "a user's worker was not left alone"
+    crds = world.kube.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
+    assert len([crd for crd in crds if crd["spec"]["group"] == GROUP]) == 3
+
+
+def test_the_definitions_stay_when_their_chart_is_uninstalled(world: World, release: Release) -> None:
+    release.helm("uninstall", "hanmaru-crds", "-n", names.NAMESPACE, "--wait", "--timeout", "60s")
+    assert world.kube.find(world.deployment_path(USERS))
+
+
+def test_users_namespaces_delete_afterwards(world: World, progress: Progress) -> None:
+    with progress.step("the users' namespaces are gone"):
+        world.kube.kubectl("delete", "namespace", MODELS, CLIENTS, names.NAMESPACE, "--wait", "--timeout=120s")
+    world.kube.kubectl("delete", "acceleratorpool", f"{USERS}-pool")
+
+
+def _left(world: World) -> list[str]:
+    """Objects of the release; its platform secret, and what the tests made themselves, are users'."""
+    found = []
+    for kind in _NAMESPACED:
+        listed = world.kube.kubectl("-n", names.NAMESPACE, "get", kind, "-o", "name").split()
+        found += [name for name in listed if not _is_users(name)]
+    for kind in _OF_THE_CLUSTER:
+        listed = world.kube.kubectl("get", kind, "-o", "name", "-l", f"app.kubernetes.io/instance={names.NAME}").split()
+        found += listed
+    return found
+
+
+def _is_users(name: str) -> bool:
+    own = ("configmap/kube-root-ca.crt", "serviceaccount/default", f"secret/{names.KEY_SECRET}")
+    return (
+        name in own
+        or name.startswith("secret/sh.helm.release")
+        or name.endswith("-key")
+        or name == (f"secret/{names.NAME}-platform")
+    )
