@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import click
 import msgspec
 
-from hanmaru_cli.doctor.finding import Finding, Mark, exit_status
+from hanmaru_cli.doctor.finding import Finding, Mark, exit_status, ok
 
 _COLOURS = {Mark.OK: "green", Mark.NOTE: "cyan", Mark.WARN: "yellow", Mark.FAIL: "red", Mark.UNSEEN: "magenta"}
 _MARK_CHARS = 4
+MOST_WELL = 10
+"""Lines of one check that say that all is well; the others are counted. Whatever is not well is always said."""
 
 
 def show(title: str, findings: Sequence[Finding], say: Callable[[str], None], *, is_json: bool) -> int:
@@ -28,7 +30,7 @@ def as_lines(title: str, findings: Sequence[Finding]) -> Iterator[str]:
     """A title, one line a finding, and a sum. Colours are taken off again where nobody sees them."""
     yield title
     width = max((len(finding.check) for finding in findings), default=0)
-    for finding in findings:
+    for finding in _with_few_well(findings):
         mark = click.style(f"{finding.mark.value:<{_MARK_CHARS}}", fg=_COLOURS[finding.mark])
         yield f"{mark}  {finding.check:<{width}}  {_sentence(finding)}"
     yield _sum(findings)
@@ -49,6 +51,20 @@ def as_json(title: str, findings: Sequence[Finding]) -> str:
     ]
     whole = {"looksAt": title, "healthy": not exit_status(findings), "findings": listed}
     return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode()
+
+
+def _with_few_well(findings: Sequence[Finding]) -> Iterator[Finding]:
+    well = Counter(finding.check for finding in findings if finding.mark is Mark.OK)
+    said: Counter[str] = Counter()
+    for finding in findings:
+        if finding.mark is not Mark.OK:
+            yield finding
+            continue
+        said[finding.check] += 1
+        if said[finding.check] <= MOST_WELL:
+            yield finding
+        elif said[finding.check] == MOST_WELL + 1:
+            yield ok(finding.check, f"and {well[finding.check] - MOST_WELL} more are well")
 
 
 def _sentence(finding: Finding) -> str:
