@@ -99,12 +99,12 @@ def _strict(schema: Any) -> Any:
         return schema
     made: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in ("properties", "$defs"):
+        if key in ("properties", "patternProperties", "$defs"):
             made[key] = {name: _strict(child) for name, child in value.items()}
         elif key in ("default", "enum", "const"):
             made[key] = value
         elif key not in _NOT_FOR_PEOPLE and not key.startswith("x-kubernetes-"):
             made[key] = _one_line(value) if key == "description" else _strict(value)
-    if "properties" in made:
+    if made.keys() & {"properties", "patternProperties"}:
         made.setdefault("additionalProperties", False)
     return made

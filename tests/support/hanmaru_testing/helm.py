@@ -5,6 +5,7 @@ Values are given as Python objects, the way `--values` files would say them. Eve
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -34,12 +35,17 @@ class HelmError(Exception):
     """Helm refused; its words."""
 
 
+@functools.cache
+def _helm() -> Path:
+    return find_helm()
+
+
 def run_helm(*arguments: str, stdin: str = "", kubeconfig: Path | None = None) -> str:
     """What helm prints. Raises HelmError with its words when it fails."""
     # Without a cluster of its own it must not find the developer's.
     environ = {**os.environ, "KUBECONFIG": str(kubeconfig or os.devnull)}
     done = subprocess.run(
-        [str(find_helm()), *arguments],
+        [str(_helm()), *arguments],
         input=stdin,
         env=environ,
         capture_output=True,

@@ -1,4 +1,5 @@
-{{/* A ServiceMonitor of one component's Service. Takes (dict "root" $ "component" "operator" "port" "http"). */}}
+{{/* A ServiceMonitor of one component's Service. Takes (dict "root" $ "component" "operator" "port" "http"), and
+"scheme" where it may be https: the certificate is then not compared with the pod's address. */}}
 {{- define "hanmaru.serviceMonitor" -}}
 apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
@@ -22,4 +23,9 @@ spec:
     - port: {{ .port }}
       path: /metrics
       interval: {{ .root.Values.monitoring.serviceMonitors.interval }}
+      {{- if eq (.scheme | default "http") "https" }}
+      scheme: https
+      tlsConfig:
+        insecureSkipVerify: true
+      {{- end }}
 {{- end -}}

@@ -1,0 +1,65 @@
+"""Values that make the chart render everything it can, for tests that look at all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hanmaru_testing.helm import EXAMPLES
+
+WITH_TLS = {"redis": {"tls": {"enabled": True, "existingSecret": "redis-tls"}}}
+EXTERNAL_REDIS: dict[str, Any] = {
+    "redis": {
+        "enabled": False,
+        "existingSecret": "redis-logins",
+        "external": {
+            "url": "rediss+sentinel://a.example:26379,b.example:26379/main",
+            "ca": {"name": "redis-ca", "key": "ca.pem"},
+            "clientCertificateSecret": "redis-client",
+            "serverName": "redis.example",
+            "sentinel": {"user": "watcher", "passwordKey": "sentinel"},
+        },
+    }
+}
+MONITORED: dict[str, Any] = {
+    "monitoring": {
+        "namespaceLabels": {"kubernetes.io/metadata.name": "monitoring"},
+        "serviceMonitors": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboards": {"enabled": True},
+    }
+}
+_EXTRAS: dict[str, Any] = {
+    "labels": {"example.com/team": "serving"},
+    "annotations": {"example.com/note": "kept"},
+    "nodeSelector": {"example.com/role": "platform"},
+    "tolerations": [{"key": "example.com/platform", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {"podAntiAffinity": {}},
+    "priorityClassName": "system-cluster-critical",
+    "extraEnv": [{"name": "EXAMPLE", "value": "1"}],
+    "extraVolumes": [{"name": "extra", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "extra", "mountPath": "/extra"}],
+}
+EVERYTHING: dict[str, Any] = {
+    "global": {
+        "imageRegistry": "registry.example.com/hanmaru",
+        "mirrorRegistry": "registry.example.com/mirror",
+        "imagePullPolicy": "IfNotPresent",
+        "imagePullSecrets": ["registry"],
+        "labels": {"example.com/owner": "platform"},
+        "annotations": {"example.com/ticket": "7"},
+        "airGapped": True,
+    },
+    "operator": _EXTRAS,
+    "redis": {**_EXTRAS, **WITH_TLS["redis"], "persistence": {"enabled": True, "storageClassName": "fast"}},
+    "collector": {**_EXTRAS, "export": {"endpoint": "http://tempo.example:4317"}},
+    **MONITORED,
+}
+"""Every field that every component has, set to something."""
+
+CASES: dict[str, tuple[list[Path], dict[str, Any]]] = {
+    "defaults": ([], {}),
+    "everything": ([EXAMPLES / "cpu-demo.yaml"], EVERYTHING),
+    "external-redis": ([], EXTERNAL_REDIS),
+    **{file.stem: ([file], {}) for file in sorted(EXAMPLES.glob("*.yaml"))},
+}
+"""Files and values, by what they are."""
