@@ -17,7 +17,7 @@ if [ -s "$secrets/index_url" ]; then
     export UV_DEFAULT_INDEX
 fi
 # No cache in a layer; the machine's Python, never a downloaded one; bytecode that is valid whatever a file's time is.
-export UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_PROGRESS=1
+export UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=hardlink UV_NO_PROGRESS=1
 export PYC_INVALIDATION_MODE=UNCHECKED_HASH
 # One compiler process: bytecode depends on what its process has compiled before.
 export UV_CONCURRENT_INSTALLS=1
