@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hanmaru_images import context
 from hanmaru_images.archive import save
-from hanmaru_images.builder import Build, Builder, build_command, find_builder, find_secrets, run
+from hanmaru_images.builder import Build, Builder, build_command, buildah, find_builder, find_secrets, run
 from hanmaru_images.catalog import IMAGES
 from hanmaru_images.debian import EPOCH_S, base_digest, debian_base
 from hanmaru_images.kept import folder, kept_archive
@@ -32,6 +32,8 @@ PRODUCT = ("gateway", "operator")
 PRODUCT_REGISTRY = "localhost/hanmaru"
 """For the chart's `global.imageRegistry`."""
 TEST_REGISTRY = "localhost/hanmaru-test"
+_STEPS_KEPT = 800
+"""A build that changes our sources alone adds 15, some 10 MB in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,16 @@ def store_builder() -> Builder:
     return find_builder(os.environ, folder() / "store")
 
 
+def _builder_with_room() -> Builder:
+    """Every step of every build stays as a layer; after a few dozen builds those without a name go, once."""
+    builder = store_builder()
+    if builder.program == "buildah":
+        listed = subprocess.run([*buildah(builder), "images", "--all", "--quiet"], capture_output=True, check=True)
+        if len(listed.stdout.split()) > _STEPS_KEPT:
+            run([*buildah(builder), "rmi", "--prune"], quiet=True, timeout_s=BUILD_TIMEOUT_S)
+    return builder
+
+
 def _archive(name: str) -> Path:
     if name in PRODUCT:
         inputs = list(context.inputs(IMAGES[name]))
@@ -77,14 +89,14 @@ def _archive(name: str) -> Path:
 
 
 def _build_product(name: str, archive: Path) -> None:
-    builder = store_builder()
+    builder = _builder_with_room()
     print(f"Building {reference(name)} …", file=sys.stderr, flush=True)
     make_image(builder, IMAGES[name], reference(name), base=debian_base(builder), quiet=True)
     save(builder, reference(name), archive)
 
 
 def _build_test_image(name: str, archive: Path) -> None:
-    builder = store_builder()
+    builder = _builder_with_room()
     print(f"Building {reference(name)} …", file=sys.stderr, flush=True)
     image = _TEST_IMAGES[name]
     arguments = {"BASE_IMAGE": debian_base(builder)} if image.has_base else {}
