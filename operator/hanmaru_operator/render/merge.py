@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hanmaru_contracts.crd.kinds import GROUP
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.names import ENGINE_CONTAINER
 
@@ -53,8 +54,11 @@ NOT_FOR_AUTHORS = frozenset({
     # More than a container.
     "hostNetwork", "hostPID", "hostIPC", "hostUsers", "securityContext",
 })  # fmt: skip
-"""Fields of a pod's spec that only a pool's template may set; likewise `affinity.nodeAffinity`, containers'
-`securityContext`, host paths, and the engine's image, command and arguments."""
+"""Fields of a pod's spec that only a pool's template may set; likewise our own marks, `affinity.nodeAffinity`,
+containers' `securityContext`, paths and ports of the host, and the engine's image, command and arguments."""
+_MARKS_NOT_FOR_AUTHORS = (f"{GROUP}/", "container.apparmor.security.beta.kubernetes.io/")
+"""Of labels and annotations. By ours a pod could claim a node past everybody in line; the other is a
+`securityContext` by another name."""
 _ENGINES_OWN = frozenset({"image", "command", "args"})
 
 
@@ -118,10 +122,28 @@ def _check(value: Any, path: str, kind: type, where: str = "") -> None:
 
 def for_author(template: Manifest) -> tuple[Manifest, tuple[str, ...]]:
     """A deployment's template without what its author may not set, and the paths that were left out."""
-    spec = template.get("spec")
-    if not isinstance(spec, Mapping):
-        return template, ()
-    refused = [f"spec.{name}" for name in spec if name in NOT_FOR_AUTHORS]
+    refused: list[str] = []
+    kept = {**template}
+    if isinstance(kept.get("metadata"), Mapping):
+        kept["metadata"] = {
+            name: _marks_for_author(value, f"metadata.{name}", refused) if name in ("labels", "annotations") else value
+            for name, value in kept["metadata"].items()
+        }
+    if isinstance(kept.get("spec"), Mapping):
+        kept["spec"] = _spec_for_author(kept["spec"], refused)
+    return kept, tuple(refused)
+
+
+def _marks_for_author(marks: Any, path: str, refused: list[str]) -> Any:
+    if not isinstance(marks, Mapping):
+        return marks
+    forbidden = {name for name in marks if name.startswith(_MARKS_NOT_FOR_AUTHORS)}
+    refused += [f"{path}[{name}]" for name in marks if name in forbidden]
+    return {name: value for name, value in marks.items() if name not in forbidden}
+
+
+def _spec_for_author(spec: Mapping[str, Any], refused: list[str]) -> Manifest:
+    refused += [f"spec.{name}" for name in spec if name in NOT_FOR_AUTHORS]
     kept = {name: value for name, value in spec.items() if name not in NOT_FOR_AUTHORS}
     for part in ("containers", "initContainers", "ephemeralContainers"):
         if isinstance(kept.get(part), list):
@@ -133,15 +155,21 @@ def for_author(template: Manifest) -> tuple[Manifest, tuple[str, ...]]:
         on_host = [item for item in kept["volumes"] if isinstance(item, Mapping) and "hostPath" in item]
         refused += [f"spec.volumes[{item.get('name')}].hostPath" for item in on_host]
         kept["volumes"] = [item for item in kept["volumes"] if item not in on_host]
-    return {**template, "spec": kept}, tuple(refused)
+    return kept
 
 
 def _container_for_author(container: Any, path: str, refused: list[str]) -> Any:
     if not isinstance(container, Mapping):
         return container
     forbidden = {"securityContext"} | (_ENGINES_OWN if container.get("name") == ENGINE_CONTAINER else frozenset())
-    refused += [f"{path}[{container.get('name')}].{name}" for name in container if name in forbidden]
-    return {name: value for name, value in container.items() if name not in forbidden}
+    where = f"{path}[{container.get('name')}]"
+    refused += [f"{where}.{name}" for name in container if name in forbidden]
+    kept = {name: value for name, value in container.items() if name not in forbidden}
+    if isinstance(kept.get("ports"), list):
+        on_host = [port for port in kept["ports"] if isinstance(port, Mapping) and "hostPort" in port]
+        refused += [f"{where}.ports[{port.get('containerPort')}].hostPort" for port in on_host]
+        kept["ports"] = [port for port in kept["ports"] if port not in on_host]
+    return kept
 
 
 def _wrong(message: str) -> HanmaruError:

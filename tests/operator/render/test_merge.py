@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_operator.render.merge import NOT_FOR_AUTHORS, for_author, merge, merge_template
 from hypothesis import given
@@ -73,7 +74,10 @@ def test_what_is_broken_is_named(template: dict[str, Any], message: str) -> None
 
 def test_an_author_cannot_take_another_identity_or_place_or_leave_the_container() -> None:
     template = {
-        "metadata": {"labels": {"a": "b"}},
+        "metadata": {
+            "labels": {"a": "b", names.LABEL_SOURCE: "x"},
+            "annotations": {names.ANNOTATION_PLANNED_NODE: "n", "example.com/owner": "me"},
+        },
         "spec": dict.fromkeys(NOT_FOR_AUTHORS, "x")
         | {
             "nodeSelector": {"disk": "fast"},
@@ -81,27 +85,38 @@ def test_an_author_cannot_take_another_identity_or_place_or_leave_the_container(
             "volumes": [{"name": "host", "hostPath": {"path": "/"}}, {"name": "own", "emptyDir": {}}],
             "containers": [
                 {"name": "engine", "image": "evil", "command": ["x"], "args": [], "resources": {"x": 1}},
-                {"name": "sidecar", "image": "fine", "securityContext": {"privileged": True}},
+                {
+                    "name": "sidecar",
+                    "image": "fine",
+                    "securityContext": {"privileged": True},
+                    "ports": [{"containerPort": 1, "hostPort": 22}, {"containerPort": 2}],
+                },
             ],
         },
     }
     kept, refused = for_author(template)
     assert kept == {
-        "metadata": {"labels": {"a": "b"}},
+        "metadata": {"labels": {"a": "b"}, "annotations": {"example.com/owner": "me"}},
         "spec": {
             "nodeSelector": {"disk": "fast"},
             "affinity": {"podAffinity": {"x": 1}},
             "volumes": [{"name": "own", "emptyDir": {}}],
-            "containers": [{"name": "engine", "resources": {"x": 1}}, {"name": "sidecar", "image": "fine"}],
+            "containers": [
+                {"name": "engine", "resources": {"x": 1}},
+                {"name": "sidecar", "image": "fine", "ports": [{"containerPort": 2}]},
+            ],
         },
     }
     assert set(refused) == {f"spec.{name}" for name in NOT_FOR_AUTHORS} | {
+        f"metadata.labels[{names.LABEL_SOURCE}]",
+        f"metadata.annotations[{names.ANNOTATION_PLANNED_NODE}]",
         "spec.affinity.nodeAffinity",
         "spec.volumes[host].hostPath",
         "spec.containers[engine].image",
         "spec.containers[engine].command",
         "spec.containers[engine].args",
         "spec.containers[sidecar].securityContext",
+        "spec.containers[sidecar].ports[1].hostPort",
     }
 
 
