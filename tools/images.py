@@ -68,7 +68,7 @@ def _build_twice(builder: Builder, image: Image, reference: str, base: str | Non
         finally:
             archive.unlink(missing_ok=True)
     if seen[0] != seen[1]:
-        raise RuntimeError(f"{reference}: two builds differ: {seen[0]} and {seen[1]}")
+        raise RuntimeError(f"{reference}: two builds differ (or sources changed meanwhile): {seen[0]} and {seen[1]}")
     print(f"=== {reference}: both builds have the layers {' '.join(digest[:12] for digest in seen[0])}")
 
 
