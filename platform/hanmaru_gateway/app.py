@@ -56,9 +56,17 @@ class Gateway:
     registry: Registry
     loops: Sequence[asyncio.Task[None]]
     """What runs beside the listeners; one that ends has failed."""
+    leaving: asyncio.Event
+    """Set by `leave`."""
+
+    def leave(self) -> None:
+        """From now on say unready, and close each connection with its answer; everything is served as before."""
+        self.leaving.set()
 
     def require_health(self) -> None:
         """Raise HanmaruError (INTERNAL) when a part of this process has ended that should not have."""
+        if self.leaving.is_set():
+            return
         if any(loop.done() for loop in self.loops) or not self.http.is_serving:
             raise HanmaruError(ErrorCode.INTERNAL, "a part of the gateway has ended")
 
@@ -127,8 +135,10 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
             wall_now=lambda: datetime.now(UTC),
         )
 
+        leaving = asyncio.Event()
+
         def why_not_ready() -> list[str]:
-            missing = []
+            missing = ["leaving"] if leaving.is_set() else []
             if registry.state is not StoreState.FRESH:
                 missing.append("store")
             if not tenants.loaded.is_set():
@@ -157,6 +167,7 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
             why_not_ready=why_not_ready,
             body_bytes=settings.body_bytes,
             body_timeout_s=settings.body_timeout_s,
+            is_leaving=leaving.is_set,
         )
         http = HttpServer(edge, settings, settings.http_port)
         metrics = HttpServer(MetricsApp(meters), settings, settings.metrics_port)
@@ -174,7 +185,7 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
             grpc_port=grpc.port,
             metrics_port=metrics.port,
         )
-        yield Gateway(http, grpc, metrics, flow, registry, loops)
+        yield Gateway(http, grpc, metrics, flow, registry, loops, leaving)
         log_event(log, logging.INFO, "gateway.stopping")
 
 

@@ -1,5 +1,7 @@
 """Entry of `hanmaru gateway`: settings, Ray, the deployment, signals, and nothing left behind.
 
+`hanmaru gateway head` and `hanmaru gateway node` are the pods of a cluster, in modules of their own.
+
 Without RAY_ADDRESS a Ray of our own is started on this machine and ended with us; with it, the gateway is deployed to
 that cluster. Ray is imported late, because it reads its environment when it is imported.
 """
@@ -26,7 +28,8 @@ from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import configure_logging, log_event
 
-from hanmaru_gateway.settings import Settings, read_secret, read_settings
+from hanmaru_gateway import head, node, ray_start
+from hanmaru_gateway.settings import Settings, read_settings, require_files
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +37,6 @@ ENV_RAY_ADDRESS = "RAY_ADDRESS"
 EXIT_CONFIGURATION = 2
 EXIT_FAILED = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_OBJECT_STORE_BYTES = 80 * 1024 * 1024
-"""Ray's smallest; nothing of ours is stored there."""
 _RAY_CPUS = 4
 """Ray's bookkeeping alone: room for replicas and their successors at a tenth each, and for Serve's controller."""
 _STOP_MARGIN_S = 20.0
@@ -45,6 +46,12 @@ def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code: 0 after a signal, 2 for a wrong setting, else 1."""
     configure_logging("gateway")
     try:
+        if argv[:1] == ["head"]:
+            return head.main(argv[1:])
+        if argv[:1] == ["node"]:
+            return node.main(argv[1:])
+        if argv[:1] == ["leave"]:
+            return node.leave(os.environ)
         options = _parse(argv)
         settings = read_settings(os.environ, _given(options))
         if ENV_RAY_ADDRESS not in os.environ:
@@ -75,18 +82,6 @@ def _given(options: argparse.Namespace) -> Mapping[str, object]:
         "grpc_port": options.grpc_port,
         "metrics_port": options.metrics_port,
     }
-
-
-def require_files(settings: Settings) -> None:
-    """Raise HanmaruError (CONFIGURATION) for a secret that replicas could not read, in clearer words than Ray's."""
-    read_secret(settings.platform_secret_file, "platform secret")
-    settings.redis_access(read_secret)
-    for file, what in (
-        (settings.tls_cert_file, "TLS certificate"),
-        (settings.tls_key_file, "TLS key"),
-    ):
-        if file is not None:
-            read_secret(file, what)
 
 
 def require_free_ports(settings: Settings, ray_port: int) -> None:
@@ -159,26 +154,10 @@ def _delete(application: str) -> None:
         serve.shutdown()
 
 
-_RAY_DEFAULTS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_COLOR_PREFIX": "0",
-    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
-    # Ray's default of 15 leaves a replica ten requests a second on a machine whose cores are busy (decision 0003).
-    "RAY_worker_niceness": "0",
-    # Under `uv run` Ray would pack the working directory and start each worker by `uv run` again, which never comes up.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # One text at a time is tokenised; handing it to a pool of threads costs more than it saves.
-    "TOKENIZERS_PARALLELISM": "false",
-}
-"""What Ray's processes inherit, unless the environment says otherwise."""
-
-
 @contextmanager
 def _ray(port: int) -> Iterator[None]:
     """A Ray to deploy to: the one at RAY_ADDRESS, or our own until the block ends."""
-    for variable, value in _RAY_DEFAULTS.items():
+    for variable, value in ray_start.DEFAULTS.items():
         os.environ.setdefault(variable, value)
     if ENV_RAY_ADDRESS in os.environ:
         import ray
@@ -204,7 +183,7 @@ def _ray(port: int) -> Iterator[None]:
         ray.init(
             address="local",
             num_cpus=_RAY_CPUS,
-            object_store_memory=_OBJECT_STORE_BYTES,
+            object_store_memory=ray_start.OBJECT_STORE_BYTES,
             include_dashboard=False,
             logging_level="ERROR",
             log_to_driver=True,

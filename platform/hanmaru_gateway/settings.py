@@ -67,6 +67,8 @@ class Settings(RedisSettings):
     """How often registrations are read."""
     shutdown_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     """How long running answers may take to end after SIGTERM."""
+    leave_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    """How long a gateway on a cluster still accepts after SIGTERM, unready: until no endpoint names it any more."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -82,6 +84,13 @@ _FROM_ENVIRONMENT = {
     "tls_cert_file": names.ENV_TLS_CERT_FILE,
     "tls_key_file": names.ENV_TLS_KEY_FILE,
 }
+ENV_PREFIX = "HANMARU_GATEWAY_"
+"""Every other field has a variable too: this and the field's name in capitals."""
+
+
+def variable_of(field: str) -> str:
+    """The environment variable that sets the field."""
+    return _FROM_ENVIRONMENT.get(field, ENV_PREFIX + field.upper())
 
 
 def read_settings(environment: Mapping[str, str], given: Mapping[str, object]) -> Settings:
@@ -90,7 +99,7 @@ def read_settings(environment: Mapping[str, str], given: Mapping[str, object]) -
     Raises HanmaruError (CONFIGURATION) naming the setting at fault.
     """
     values: dict[str, object] = {
-        field: environment[variable] for field, variable in _FROM_ENVIRONMENT.items() if environment.get(variable)
+        field: environment[variable_of(field)] for field in Settings.model_fields if environment.get(variable_of(field))
     }
     values |= {field: value for field, value in given.items() if value is not None}
     if "platform_secret_file" not in values:
@@ -115,3 +124,15 @@ def read_secret(path: Path, what: str) -> str:
     if not text:
         raise HanmaruError(ErrorCode.CONFIGURATION, f"{path} is empty; expected the {what}")
     return text
+
+
+def require_files(settings: Settings) -> None:
+    """Raise HanmaruError (CONFIGURATION) for a secret that replicas could not read, in clearer words than Ray's."""
+    read_secret(settings.platform_secret_file, "platform secret")
+    settings.redis_access(read_secret)
+    for file, what in (
+        (settings.tls_cert_file, "TLS certificate"),
+        (settings.tls_key_file, "TLS key"),
+    ):
+        if file is not None:
+            read_secret(file, what)

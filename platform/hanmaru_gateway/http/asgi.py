@@ -34,6 +34,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _JSON = (b"content-type", b"application/json")
+_CLOSE = (b"connection", b"close")
 _EVENTS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -59,8 +60,11 @@ class RestEdge:
         why_not_ready: Callable[[], list[str]],
         body_bytes: int,
         body_timeout_s: float,
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_leaving` says that the listener ends soon: each answer then asks for a connection elsewhere."""
         self._flow = flow
+        self._is_leaving = is_leaving
         self._why_not_ready = why_not_ready
         self._body_bytes = body_bytes
         self._body_timeout_s = body_timeout_s
@@ -71,7 +75,7 @@ class RestEdge:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
-        answer = _Response(send, headers.get(HEADER_REQUEST_ID.encode(), b""))
+        answer = _Response(send, headers.get(HEADER_REQUEST_ID.encode(), b""), self._is_leaving)
         body = RequestBody(receive)
         try:
             try:
@@ -174,10 +178,11 @@ class RestEdge:
 class _Response:
     """One answer being written."""
 
-    __slots__ = ("_client_id", "_send", "has_started")
+    __slots__ = ("_client_id", "_is_leaving", "_send", "has_started")
 
-    def __init__(self, send: Send, client_id: bytes) -> None:
+    def __init__(self, send: Send, client_id: bytes, is_leaving: Callable[[], bool]) -> None:
         self._send = send
+        self._is_leaving = is_leaving
         self._client_id = client_id if _SANE_ID.fullmatch(client_id) else b""
         self.has_started = False
 
@@ -186,6 +191,8 @@ class _Response:
         self.has_started = True
         request_id = self._client_id or ours.encode() or b"req-" + secrets.token_hex(16).encode()
         every = [*headers, (HEADER_REQUEST_ID.encode(), request_id), *(_rate_headers(rate) if rate else ())]
+        if self._is_leaving() and _CLOSE not in every:
+            every.append(_CLOSE)
         await self._send({"type": "http.response.start", "status": status, "headers": every})
 
     async def more(self, body: bytes) -> None:
@@ -213,7 +220,7 @@ class _Response:
         if error.code is ErrorCode.INVALID_API_KEY:
             headers.append((b"www-authenticate", b"Bearer"))
         if close:
-            headers.append((b"connection", b"close"))
+            headers.append(_CLOSE)
         await self.start(STATUS[error.code], headers)
         await self.end(body)
 

@@ -1,0 +1,111 @@
+"""`hanmaru gateway head`: the control side of a gateway on a cluster. It serves no tenant.
+
+Runs Ray's head (GCS, Serve's controller) as a child, tells Serve what to run, and then waits. The GCS keeps its state
+in a Redis of its own, so a head that starts again finds nodes and replicas where they are and restarts none. Called
+by `launch`; pods that serve are `node`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+from hanmaru_contracts import names
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
+from hanmaru_contracts.log import log_event
+
+from hanmaru_gateway import ray_start
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 120.0
+_LOOK_INTERVAL_S = 0.5
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until SIGTERM (0) or until Ray has ended (1). Raises HanmaruError."""
+    options = _parse(argv)
+    environment = ray_environment(os.environ)
+    environment.setdefault(ray_start.ENV_STORAGE_NAMESPACE, f"hanmaru-ray-{version('ray')}")
+    if environment.get("RAY_AUTH_MODE") == "token" and "RAY_AUTH_TOKEN_PATH" not in environment:
+        raise HanmaruError(ErrorCode.CONFIGURATION, "RAY_AUTH_TOKEN_PATH is not set; name the file of Ray's token")
+    stop = threading.Event()
+    stop_on_signals(stop)
+    wanted = ray_start.RayNode(options.ray_folder, options.address, options.ray_port)
+    with ray_start.running(wanted, environment) as ray:
+        deploying = subprocess.Popen(
+            [sys.executable, "-m", "hanmaru_gateway.deploy", f"{options.address}:{options.ray_port}"], env=environment
+        )
+        try:
+            return _wait_for_both(ray, deploying, stop)
+        finally:
+            deploying.kill()
+            deploying.wait()
+
+
+def _wait_for_both(ray: subprocess.Popen[bytes], deploying: subprocess.Popen[bytes], stop: threading.Event) -> int:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while deploying.poll() is None and ray.poll() is None:
+        if stop.wait(_LOOK_INTERVAL_S):
+            return 0
+        if time.monotonic() > deadline:
+            break
+    if deploying.poll() != 0:
+        log_event(log, logging.ERROR, "gateway.not_deployed", exit_status=deploying.returncode)
+        return 1
+    log_event(log, logging.INFO, "gateway.deployed")
+    return wait(ray, stop)
+
+
+def wait(ray: subprocess.Popen[bytes], stop: threading.Event) -> int:
+    """Until a signal (0), or until Ray has ended by itself (1)."""
+    while not stop.wait(_LOOK_INTERVAL_S):
+        if ray.poll() is not None:
+            log_event(log, logging.ERROR, "ray.ended", exit_status=ray.returncode)
+            return 1
+    return 0
+
+
+def ray_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What Ray's processes of a cluster inherit: ours, and what Ray would otherwise choose wrongly."""
+    return {**ray_start.CLUSTER_DEFAULTS, **environment}
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set `stop` on SIGTERM and SIGINT."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+def add_ray_options(parser: argparse.ArgumentParser) -> None:
+    """Where a Ray node runs; `head` and `node` say it alike."""
+    parser.add_argument("--address", default=os.environ.get("POD_IP", "127.0.0.1"), help="own address (POD_IP)")
+    parser.add_argument(
+        "--ray-port", type=int, default=names.RAY_GCS_PORT, help=f"first of {ray_start.NUM_PORTS} ports of Ray's"
+    )
+    parser.add_argument(
+        "--ray-folder",
+        type=Path,
+        default=Path("/tmp/ray"),  # noqa: S108  a pod's own
+        help="its files; emptied first; a short path",
+    )
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hanmaru gateway head", description="Run Ray's head for gateway nodes.")
+    add_ray_options(parser)
+    return parser.parse_args(argv)
