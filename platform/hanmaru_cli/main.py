@@ -83,7 +83,12 @@ def up(checkpoint: Path, **ports_and_counts: object) -> None:
 
 @cli.command()
 def down() -> None:
-    """End the running `hanmaru up`."""
+    """End the running `hanmaru up`, from any shell.
+
+    \b
+    Example:
+      hanmaru down
+    """
     from hanmaru_cli import down as program
     from hanmaru_cli.state import home
     from hanmaru_cli.terminal import Terminal
@@ -112,7 +117,13 @@ def gateway(arguments: tuple[str, ...]) -> None:
 @cli.command(context_settings=_PASSED_ON, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def key(arguments: tuple[str, ...]) -> None:
-    """Make an API key and the hash that a tenant's file holds of it."""
+    """Make an API key and the hash that a tenant's file holds of it.
+
+    \b
+    Examples:
+      hanmaru key new
+      hanmaru key hash < key.txt
+    """
     from hanmaru_cli import key as program
 
     _exit_with(lambda: program.main(list(arguments)))
@@ -176,6 +187,11 @@ def model_facts(checkpoint: Path | None, repo: str | None, out: Path | None, **h
     """Read a checkpoint's config.json and print what the planner must know of it, as one line of JSON.
 
     Exit status 2: the file, the name or the rights are wrong; 1: the hub cannot be reached now.
+
+    \b
+    Examples:
+      hanmaru model-facts --checkpoint checkpoints/tiny-k-exaone
+      hanmaru model-facts --repo LGAI-EXAONE/K-EXAONE-236B-A23B --token-file token
     """
     from hanmaru_cli import model_facts as program
 

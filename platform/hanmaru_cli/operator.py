@@ -18,6 +18,10 @@ def run() -> None:
 
     Settings come by environment: KUBECONFIG (or a pod's ServiceAccount), POD_NAMESPACE, HANMARU_PLATFORM_SECRET_FILE,
     HANMARU_REDIS_URL, and HANMARU_OPERATOR_SETTINGS_FILE, a YAML file of everything else. Several may run: one leads.
+
+    \b
+    Example:
+      POD_NAMESPACE=hanmaru HANMARU_PLATFORM_SECRET_FILE=platform.secret hanmaru operator run
     """
     from hanmaru_operator import main
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
+import click
 import pytest
 from click.testing import CliRunner
 from hanmaru_cli.main import cli
@@ -28,6 +30,25 @@ def test_help_is_there_at_once() -> None:
         return time.monotonic() - started
 
     assert min(processor_s() for _ in range(5)) < HELP_S
+
+
+def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command that is no group, by the words that call it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name)
+
+
+@pytest.mark.parametrize("words", commands(cli), ids=" ".join)
+def test_each_command_shows_how_it_is_called(words: tuple[str, ...]) -> None:
+    command: click.Command = cli
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    # Those two are called by pods and by `up`, with settings from the environment, and have help of their own.
+    assert words in (("worker",), ("gateway",)) or f"hanmaru {' '.join(words)}" in (command.help or "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
