@@ -41,7 +41,7 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*words, name)
 
 
-@pytest.mark.parametrize("words", commands(cli), ids=" ".join)
+@pytest.mark.parametrize("words", [*commands(cli)], ids=" ".join)
 def test_each_command_shows_how_it_is_called(words: tuple[str, ...]) -> None:
     command: click.Command = cli
     for word in words:
