@@ -8,6 +8,7 @@ from hanmaru_contracts.crd.schema import StrictSchema
 from pydantic import Field
 
 from hanmaru_chart.collector import Collector, Tracing
+from hanmaru_chart.gateway import Gateway
 from hanmaru_chart.globals import Global, NameOrEmpty
 from hanmaru_chart.monitoring import Monitoring, NetworkPolicies, Rbac, Test
 from hanmaru_chart.operator import Operator
@@ -28,6 +29,8 @@ class Values(StrictSchema):
     """The one secret that keys are derived from."""
     operator: Operator = Operator()
     """Makes pools, deployments and tenants so."""
+    gateway: Gateway = Gateway()
+    """Takes requests of tenants, REST and gRPC, and leads them to workers."""
     redis: Redis = Redis()
     """What gateways, workers and the operator tell each other by."""
     collector: Collector = Collector()

@@ -17,7 +17,7 @@
 
 {{- define "hanmaru.names.operator" -}}{{ include "hanmaru.fullname" . }}-operator{{- end -}}
 {{- define "hanmaru.names.gateway" -}}{{ include "hanmaru.fullname" . }}-gateway{{- end -}}
-{{- define "hanmaru.names.rayHead" -}}{{ include "hanmaru.fullname" . }}-ray-head{{- end -}}
+{{- define "hanmaru.names.rayHead" -}}{{ include "hanmaru.fullname" . }}-ray-head-{{ .Values.gateway.ray.version | replace "." "-" }}{{- end -}}
 {{- define "hanmaru.names.rayRedis" -}}{{ include "hanmaru.fullname" . }}-ray-redis{{- end -}}
 {{- define "hanmaru.names.redis" -}}{{ include "hanmaru.fullname" . }}-redis{{- end -}}
 {{- define "hanmaru.names.collector" -}}{{ include "hanmaru.fullname" . }}-collector{{- end -}}

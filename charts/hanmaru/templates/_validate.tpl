@@ -82,6 +82,7 @@ modelDeployments.{{ $name }} downloads from a model hub, but global.airGapped is
 {{- define "hanmaru.faults" -}}
 {{- include "hanmaru.global.faults" . }}
 {{- include "hanmaru.operator.faults" . }}
+{{- include "hanmaru.gateway.faults" . }}
 {{- include "hanmaru.redis.faults" . }}
 {{- include "hanmaru.collector.faults" . }}
 {{- end -}}

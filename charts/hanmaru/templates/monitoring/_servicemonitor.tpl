@@ -22,6 +22,13 @@ spec:
   endpoints:
     - port: {{ .port }}
       path: /metrics
+      {{- with .scheme }}
+      scheme: {{ . }}
+      {{- if eq . "https" }}
+      # The certificate names the Service; pods are asked by their addresses.
+      tlsConfig: {insecureSkipVerify: true}
+      {{- end }}
+      {{- end }}
       interval: {{ .root.Values.monitoring.serviceMonitors.interval }}
       {{- if eq (.scheme | default "http") "https" }}
       scheme: https
