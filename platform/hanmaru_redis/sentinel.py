@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hanmaru_contracts.log import log_event
 from redis.asyncio import Redis
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.exceptions import RedisError
 
 from hanmaru_redis.address import Address, Host
 from hanmaru_redis.tls import SentinelTlsConnection
@@ -25,8 +26,7 @@ class SentinelRedis(Redis):
 
     def __init__(self, sentinels: Sequence[Redis], address: Address, **options: Any) -> None:
         """Owns `sentinels`; `options` are for connections to the primary."""
-        asked = Sentinel([])
-        asked.sentinels = list(sentinels)
+        asked = _Sentinels(sentinels)
         kind = SentinelTlsConnection if address.has_tls else SentinelManagedConnection
         pool = _PrimaryPool(address.primary, asked, connection_class=kind, db=address.database, **options)
         super().__init__(connection_pool=pool)
@@ -36,6 +36,29 @@ class SentinelRedis(Redis):
         """Close connections to the primary and to the sentinels."""
         await self.connection_pool.aclose()
         await self._asked.aclose()
+
+
+class _Sentinels(Sentinel):
+    """Asked one after the other; who answered last is asked first."""
+
+    def __init__(self, clients: Sequence[Redis]) -> None:
+        super().__init__([])
+        self.sentinels = list(clients)
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The library's, but for the reason, which it would keep to itself. Raises MasterNotFoundError."""
+        problem: Exception | None = None
+        for place, client in enumerate(self.sentinels):
+            try:
+                states = cast("dict[str, dict[str, Any]]", await client.sentinel_masters())
+            except (RedisError, OSError) as error:
+                problem = error
+                continue
+            state = states.get(service_name)
+            if state and self.check_master_state(state, service_name):
+                self.sentinels[0], self.sentinels[place] = client, self.sentinels[0]
+                return state["ip"], state["port"]
+        raise MasterNotFoundError(f"no sentinel names a primary {service_name} that lives") from problem
 
 
 class _PrimaryPool(SentinelConnectionPool):

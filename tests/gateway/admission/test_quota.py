@@ -101,6 +101,17 @@ async def test_a_minutes_worth_is_admitted_and_the_next_request_is_told_how_long
     assert re.search(r"limit `default` has 0 of 3 requests a minute left, and this request needs 1", error.message)
 
 
+async def test_a_reservation_that_is_sent_twice_is_charged_once(redis: Redis) -> None:
+    """As when the connection broke before the answer came."""
+    quotas, identity = Quota(redis), _identity(_limit(requests=3, inputs=100, outputs=100, concurrency=1))
+    same = _request()
+    once, twice = [await quotas.reserve(identity, MODEL, same, prompt_tokens=60, output_tokens=70) for _ in range(2)]
+    assert once.rate.remaining_requests == twice.rate.remaining_requests == 2
+    assert await redis.zcard(running(TENANT, "default")) == 1
+    await quotas.settle(twice, prompt_tokens=60, output_tokens=0)
+    assert (await _reserve(quotas, identity, 40, 100)).rate.remaining_requests == 1
+
+
 async def test_after_the_wait_that_was_told_the_request_is_admitted(redis: Redis) -> None:
     quotas, identity = Quota(redis), _identity(_limit(inputs=600))
     await _reserve(quotas, identity, 500)

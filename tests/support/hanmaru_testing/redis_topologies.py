@@ -304,6 +304,7 @@ def _node(folder: Path, passwords: dict[str, str], tls: TlsFiles | None) -> Serv
         "cluster-config-file nodes.conf",
         f"cluster-node-timeout {LOST_AFTER_MS}",
         "cluster-replica-validity-factor 0",
+        "cluster-require-full-coverage no",
         f"cluster-announce-ip {HOST}",
     )
     node.lines += [f"cluster-announce-port {node.port}", f"cluster-announce-bus-port {node.own_port + 10000}"]

@@ -1,0 +1,112 @@
+"""Every kind of Redis, with TLS and without: the three programs meet there, each with its role's rights and no more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hanmaru_contracts import redis_keys
+from hanmaru_contracts.names import RequestId
+from hanmaru_redis import UNREACHABLE, RedisError
+from hanmaru_redis.explaining import explain
+from hanmaru_redis.opening import Patience, open_redis
+from hanmaru_testing.certificates import TlsFiles, tls_files
+from hanmaru_testing.redis_topologies import HOST, Installation, cluster, sentinel, single
+from hanmaru_testing.redis_world import REPLICA, TENANTS, world
+
+pytestmark = pytest.mark.timeout(90)
+KINDS = {"single": single, "sentinel": sentinel, "cluster": cluster}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    return tls_files(tmp_path_factory.mktemp("tls"), HOST)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(kind, has_tls) for kind in KINDS for has_tls in (False, True)],
+    ids=lambda how: f"{how[0]}-{'tls' if how[1] else 'plain'}",
+)
+def installation(
+    request: pytest.FixtureRequest, files: TlsFiles, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    kind, has_tls = request.param
+    with KINDS[kind](tmp_path_factory.mktemp(kind), tls=files if has_tls else None) as made:
+        yield made
+
+
+async def problem(installation: Installation, role: str = "gateway", **changes: Any) -> str:
+    """What is said when somebody connects so."""
+    client = open_redis(installation.access(role, **changes), "hanmaru-test", Patience(1.0, 1.0))
+    try:
+        await client.get(redis_keys.TENANTS_VERSION)
+    except UNREACHABLE as error:
+        return explain(error)
+    finally:
+        await client.aclose()
+        await asyncio.sleep(0.1)  # refused TLS connections are torn down in the loop's next turns
+    return ""
+
+
+async def test_worker_operator_and_gateway_meet(installation: Installation) -> None:
+    async with world(installation) as made:
+        await made.until_whole(20)
+        assert made.taking() == [REPLICA]
+        for tenant in TENANTS:
+            assert await made.request(tenant)
+        await made.until_settled(10)
+        assert not [key for tenant in TENANTS if (key := await made.running(tenant))]
+
+
+async def test_rights_are_those_of_the_role(installation: Installation) -> None:
+    worker = open_redis(installation.access("worker"), "hanmaru-test", Patience(1.0, 1.0))
+    try:
+        for forbidden in (redis_keys.TENANTS_VERSION, redis_keys.reservation(TENANTS[0], RequestId("req"))):
+            with pytest.raises(RedisError, match=r"(?i)permission"):
+                await worker.get(forbidden)
+    finally:
+        await worker.aclose()
+
+
+async def test_a_wrong_password_is_said(installation: Installation, tmp_path: Path) -> None:
+    wrong = tmp_path / "password"
+    wrong.write_text("hunter2")
+    said = await problem(installation, redis_password_file=wrong)
+    assert said == "Redis refuses the user or the password"
+
+
+async def test_certificates_are_checked(installation: Installation, tmp_path: Path) -> None:
+    if installation.tls is None:
+        pytest.skip("has no TLS")
+    stranger = tls_files(tmp_path, HOST)
+    assert await problem(installation) == ""
+    assert "certificate is not accepted" in await problem(installation, redis_ca_file=stranger.ca)
+    assert "certificate is not accepted" in await problem(installation, redis_server_name="redis.example.com")
+    assert await problem(installation, redis_cert_file=None, redis_key_file=None)
+    assert await problem(installation, redis_cert_file=stranger.cert, redis_key_file=stranger.key)
+
+
+async def test_a_certificate_for_another_name_is_accepted_under_that_name(tmp_path: Path) -> None:
+    files = tls_files(tmp_path / "tls", "redis.example.com")
+    with single(tmp_path / "redis", tls=files) as installation:
+        assert "certificate is not accepted" in await problem(installation)
+        assert await problem(installation, redis_server_name="redis.example.com") == ""
+
+
+async def test_a_url_of_the_wrong_kind_is_said(installation: Installation) -> None:
+    """A cluster's node taken for a server, and a server for a cluster's node."""
+    scheme, _, rest = installation.url.partition("://")
+    if "sentinel" in scheme:
+        pytest.skip("sentinels are neither")
+    as_cluster = "+cluster" not in scheme
+    host = rest.partition("/")[0].partition(",")[0]
+    url = f"{scheme}+cluster://{host}" if as_cluster else f"{scheme.partition('+')[0]}://{host}"
+    said = await problem(installation, redis_url=url)
+    if as_cluster:
+        assert said == "the server is no node of a Redis Cluster; write redis:// in the URL"
+    else:  # the node that serves the slot answers even so
+        assert said in ("", "the server belongs to a Redis Cluster; write redis+cluster:// in the URL")

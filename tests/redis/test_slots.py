@@ -1,0 +1,38 @@
+"""A command's slot is that of its key, by the key's tag."""
+
+from __future__ import annotations
+
+import pytest
+from hanmaru_contracts import redis_keys
+from hanmaru_contracts.names import ModelId, ReplicaId, RequestId, TenantId
+from hanmaru_redis.slots import slot_of
+
+MODEL, TENANT = ModelId("team/exaone"), TenantId("acme")
+LEASE = redis_keys.worker_lease(MODEL, ReplicaId("w"))
+QUOTA = redis_keys.quota(TENANT, "default")
+
+
+@pytest.mark.parametrize("command", [("TIME",), ("PING",), ("SCRIPT LOAD", "return 1"), ("EVAL", "return 1", 0)])
+def test_a_command_without_a_key_goes_anywhere(command: tuple[object, ...]) -> None:
+    assert slot_of(command) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("GET", LEASE), ("ZRANGE", redis_keys.workers(MODEL), 0, -1)),
+        (("GET", LEASE), ("GET", redis_keys.artifact(MODEL, "0" * 64).encode())),
+        (("HGETALL", redis_keys.TENANTS), ("WATCH", redis_keys.TENANTS_VERSION)),
+        (("HGETALL", redis_keys.ROUTES), ("SET", redis_keys.ROUTES_VERSION, "1")),
+        (("EVALSHA", "0" * 40, 2, redis_keys.reservation(TENANT, RequestId("req")), QUOTA), ("HGETALL", QUOTA)),
+        (("EVAL", "return 1", "1", QUOTA, "7"), ("HGETALL", QUOTA)),
+        (("SET", "foo", "x"), ("SET", "other{foo}", "y")),
+    ],
+)
+def test_what_belongs_together_shares_a_slot(one: tuple[object, ...], other: tuple[object, ...]) -> None:
+    assert slot_of(one) == slot_of(other)
+
+
+def test_slots_are_those_of_redis() -> None:
+    """CLUSTER KEYSLOT of a real server said so."""
+    assert (slot_of(("GET", "foo")), slot_of(("GET", "hm:models"))) == (12182, slot_of(("SADD", "hm:models", "x")))
