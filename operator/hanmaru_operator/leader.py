@@ -44,6 +44,10 @@ class Times:
     """Between renewals, and between looks at another's record."""
 
 
+_MARKS = ("labels", "annotations")
+"""Of the Lease: others' words, which a renewal keeps."""
+
+
 class LeadershipLost(HanmaruError):  # noqa: N818 - as in `api_errors`
     """The lease was not renewed in time, or somebody else has it: this process must end at once."""
 
@@ -120,6 +124,7 @@ class Elector:
         self._clock = clock
         self._seen: Seen | None = None
         self._renewed_at: float | None = None
+        self._marks: dict[str, Any] = {}
 
     def time_left_s(self) -> float:
         """For how long we surely lead; 0 or less: we do not."""
@@ -198,12 +203,17 @@ class Elector:
 
     async def _read(self) -> Record | None:
         try:
-            return _record(await self._cluster.get(self._key))
+            lease = await self._cluster.get(self._key)
         except NotFound:
+            self._marks = {}
             return None
+        # Helm deletes what carries its marks alone, and a write replaces the whole object.
+        self._marks = {part: lease["metadata"][part] for part in _MARKS if lease["metadata"].get(part)}
+        return _record(lease)
 
     async def _write(self, record: Record) -> Record:
         manifest = _manifest(self._key, record)
+        manifest["metadata"] |= self._marks
         if record.resource_version:
             return _record(await self._cluster.update(manifest))
         return _record(await self._cluster.create(manifest))

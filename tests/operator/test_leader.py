@@ -168,6 +168,18 @@ async def test_giving_back_lets_the_next_one_lead_at_once() -> None:
     assert leases.lease["spec"]["holderIdentity"] == "b"
 
 
+async def test_what_others_wrote_on_the_lease_stays() -> None:
+    """A release of the chart makes it, and knows by its marks at the end what it may delete."""
+    leases = FakeLeases()
+    marks = {"labels": {"managed-by": "Helm"}, "annotations": {"release-name": "hanmaru"}}
+    await leases.create({"metadata": {"name": "hanmaru-operator", **marks}})
+    a, b = Candidate(leases, "a"), Candidate(leases, "b")
+    for step in (a.attempt, a.attempt, a.elector.release, b.attempt):
+        await step()
+        assert leases.lease is not None
+        assert {part: leases.lease["metadata"].get(part) for part in marks} == marks
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["attempt", "away", "back", "deaf", "hear", "release"]),
