@@ -40,7 +40,6 @@ class Up:
         self.stand_by = next(child for child in self.keeper.children() if child != self.init)
         self.supervisor = next(child for child in self.init.children() if "keeper" in " ".join(child.cmdline()))
         self.everything = [self.keeper, *self.keeper.children(recursive=True)]
-        self.namespaces = {(self.init.pid, kind): _namespace(self.init.pid, kind) for kind in ("mnt", "pid")}
 
     def run_a_pod(self) -> None:
         kubectl = [str(find_programs().kubectl), "--kubeconfig", self.kubeconfig]
@@ -53,10 +52,8 @@ class Up:
     def traces(self) -> list[str]:
         """What is still there."""
         name = self.record.name
-        entered = {f"/proc/{pid}/ns/{kind}" for pid in psutil.pids() for kind in ("mnt", "pid")}
         return [
             *(str(process) for process in self.everything if process.is_running()),
-            *(link for link in entered if _read_link(link) in self.namespaces.values()),
             *(str(tree.root / name) for tree in cgroups.mounted() if (tree.root / name).exists()),
             *(line for line in Path("/proc/self/mounts").read_text().splitlines() if name in line),
             *(str(file) for file in (self.record.folder, self.record.file) if file.exists()),
@@ -70,17 +67,6 @@ class Up:
 
     def await_only_files(self) -> None:
         assert not psutil.wait_procs(self.everything, END_DEADLINE_S)[1]
-
-
-def _namespace(pid: int, kind: str) -> str:
-    return _read_link(f"/proc/{pid}/ns/{kind}")
-
-
-def _read_link(link: str) -> str:
-    try:
-        return str(Path(link).readlink())
-    except OSError:  # ended meanwhile
-        return ""
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def config(node: NodeLayout, *, may_lower_oom_scores: bool) -> str:
     """The file (TOML). A process without CAP_SYS_RESOURCE must not lower OOM scores: runc would fail, saying "EOF"."""
     return f"""
 version = 4
-root = '{node.folder}/containerd'
+root = '{node.data}/containerd'
 state = '{node.sockets}/containerd'
 imports = []
 
@@ -28,7 +28,7 @@ imports = []
 [plugins.'io.containerd.server.v1.ttrpc']
   address = '{node.containerd_socket}.ttrpc'
 [plugins.'io.containerd.internal.v1.opt']
-  path = '{node.folder}/opt'
+  path = '{node.data}/opt'
 # Binds one socket for the whole machine.
 [plugins.'io.containerd.nri.v1.nri']
   disable = true
@@ -60,7 +60,7 @@ def network_config(node: NodeLayout) -> str:
         "type": "host-local",
         "ranges": [[{"subnet": node.pod_range}]],
         "routes": [{"dst": "0.0.0.0/0"}],
-        "dataDir": str(node.folder / "addresses"),
+        "dataDir": str(node.data / "addresses"),
     }
     bridge: dict[str, Any] = {
         "type": "bridge",

@@ -19,12 +19,15 @@ import ctypes
 import dataclasses
 import os
 import select
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from hanmaru_cluster import cgroups, records, supervisor
+from hanmaru_cluster.roles import DISK
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000
@@ -125,10 +128,39 @@ def _make_mounts(folder: Path) -> None:
     upper.mkdir(parents=True)
     work.mkdir()
     _mount("overlay", "/var/lib", kind="overlay", data=f"lowerdir=/var/lib,upperdir={upper},workdir={work}")
+    _make_disk(folder)
     for name, value in _KERNEL_SETTINGS.items():
         file = private / name.replace("/", ".")
         file.write_text(f"{value}\n")
         _mount(str(file), f"/proc/sys/{name}", flags=_MS_BIND)
+
+
+def _make_disk(folder: Path) -> None:
+    """A file system in a file, which goes as fast as one file, whatever images were unpacked in it.
+
+    Seen on 2026-11-22: 42,000 files of two nodes' images took 44 s to delete one by one, and 1.6 s so. The kernel gives
+    the loop device back by itself. Where there is none, as in many containers, a folder does.
+    """
+    DISK.mkdir(parents=True)
+    disk, plain = folder / "disk.img", folder / "disk"
+    with disk.open("wb") as file:
+        file.truncate(shutil.disk_usage(folder).free)
+    make = ["mkfs.ext4", "-q", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", str(disk)]
+    mount = ["mount", "-o", "loop,noatime,noinit_itable", str(disk), str(DISK)]
+    has_mounted = all(_succeeds(command) for command in (make, mount))
+    disk.unlink()  # it stays while it is mounted
+    if not has_mounted:
+        plain.mkdir()
+        _mount(str(plain), str(DISK), flags=_MS_BIND)
+
+
+def _succeeds(command: list[str]) -> bool:
+    try:
+        return (
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+        )
+    except FileNotFoundError:
+        return False
 
 
 def _mount(source: str, target: str, *, kind: str = "", flags: int = 0, data: str = "") -> None:

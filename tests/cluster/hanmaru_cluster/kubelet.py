@@ -31,8 +31,8 @@ def config(node: NodeLayout, layout: Layout, *, has_cgroup_v1: bool) -> dict[str
         "enforceNodeAllocatable": ["pods"] if not has_cgroup_v1 else [],
         "failCgroupV1": False,
         "failSwapOn": False,
-        "podLogsDir": str(node.folder / "logs"),  # of its own: a kubelet deletes the logs of pods it does not know
-        "volumePluginDir": str(node.folder / "volume-plugins"),
+        "podLogsDir": str(node.data / "logs"),  # of its own: a kubelet deletes the logs of pods it does not know
+        "volumePluginDir": str(node.data / "volume-plugins"),
         "clusterDNS": [DNS_SERVICE],
         "clusterDomain": "cluster.local",
         "resolvConf": "",
@@ -58,7 +58,7 @@ def argv(programs: NodePrograms, node: NodeLayout, layout: Layout, file: Path) -
         f"--kubeconfig={layout.kubeconfig(user(node.name))}",
         f"--hostname-override={node.name}",
         f"--node-ip={node.address}",
-        f"--root-dir={node.folder / 'kubelet'}",
+        f"--root-dir={node.data / 'kubelet'}",
     ]
 
 

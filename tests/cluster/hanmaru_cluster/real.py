@@ -27,7 +27,7 @@ from hanmaru_cluster.inside import COMMAND_DEADLINE_S, Inside, in_network
 from hanmaru_cluster.node import Node
 from hanmaru_cluster.ports import free_port
 from hanmaru_cluster.processes import Processes
-from hanmaru_cluster.roles import CONTROL_PLANE, CONTROL_PLANE_ADDRESS, MAX_NODES, NodeLayout, NodeRole
+from hanmaru_cluster.roles import CONTROL_PLANE, CONTROL_PLANE_ADDRESS, INSIDE, MAX_NODES, NodeLayout, NodeRole
 
 READY_DEADLINE_S = 90.0
 """Seven seconds on two idle cores; a test run may share them."""
@@ -124,7 +124,7 @@ class RealCluster:
         A claim asks for it with `volumeName`, `storageClassName: ""` and `ReadOnlyMany`, and pods use the claim with
         `readOnly: true` (else a kubelet that is asked for an `fsGroup` tries to change the files' owner, and fails).
         """
-        inner = f"/run/hanmaru/volumes/{name}"
+        inner = str(INSIDE / "volumes" / name)
         # The kubelet's remount would undo a read-only bind mount. An overlay without an upper layer stays what it is.
         empty = f"{inner}.empty"
         self._inside.run(["mkdir", "-p", inner, empty])

@@ -13,6 +13,10 @@ CONTROL_PLANE = "control-plane"
 """Names the network namespace of etcd, the API server, the controllers and the name server; it is no node."""
 CONTROL_PLANE_ADDRESS = "10.80.0.1"
 POD_RANGE = "10.244.0.0/16"
+INSIDE = Path("/run/hanmaru")
+"""A folder in memory that only the cluster's own processes see: `keeper` hides the machine's `/run` from them."""
+DISK = INSIDE / "disk"
+"""The same, not in memory."""
 MAX_NODES = 100
 """Two network ranges have a number for each node."""
 
@@ -43,13 +47,18 @@ class NodeLayout:
 
     @property
     def folder(self) -> Path:
-        """What goes with the node."""
+        """What its programs are told."""
         return self.cluster / self.name
 
     @property
+    def data(self) -> Path:
+        """What its programs write, images and volumes too; only the cluster's own processes see it."""
+        return DISK / self.name
+
+    @property
     def sockets(self) -> Path:
-        """A folder with a short name, which only the cluster's own processes see: names of sockets end at 107 bytes."""
-        return Path("/run/hanmaru") / self.name
+        """A folder with a short name, as the names of sockets end at 107 bytes; only the cluster's processes see it."""
+        return INSIDE / self.name
 
     @property
     def containerd_socket(self) -> Path:
