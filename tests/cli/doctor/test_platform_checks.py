@@ -7,11 +7,20 @@ import pytest
 import yaml
 from hanmaru_cli.doctor.finding import Mark
 from hanmaru_cli.doctor.objects import Definition
-from hanmaru_cli.doctor.platform_checks import LEAST_KUBERNETES, check_kinds, check_leader, check_release, check_server
+from hanmaru_cli.doctor.platform_checks import (
+    LABEL_PART_OF,
+    LEAST_KUBERNETES,
+    PART_OF,
+    check_kinds,
+    check_leader,
+    check_release,
+    check_server,
+)
 from hanmaru_cli.doctor.world import Listed
 from hanmaru_testing.crds import shipped
 from hanmaru_testing.doctor_world import NOW, lease, listed, part, words, world, worst
 from hanmaru_testing.go_programs import ROOT
+from hanmaru_testing.helm import render
 
 
 @pytest.mark.parametrize(
@@ -117,3 +126,14 @@ def test_a_second_release_is_said() -> None:
 def test_an_operator_has_to_lead(leases: list[Any], said: str) -> None:
     found = words(check_leader(world(leases=listed(*leases))))
     assert (said in found) if said else not found
+
+
+def test_the_charts_parts_have_the_labels_and_names_that_the_doctor_looks_for() -> None:
+    objects = render()
+    made = [one for one in objects if one["kind"] in ("Deployment", "StatefulSet")]
+    assert {one["metadata"]["labels"][LABEL_PART_OF] for one in made} == {PART_OF}
+    assert {one["spec"]["template"]["metadata"]["labels"][LABEL_PART_OF] for one in made} == {PART_OF}
+    parts = {one["metadata"]["labels"]["app.kubernetes.io/component"]: one["metadata"]["name"] for one in made}
+    assert {"operator", "gateway", "ray-head", "redis"} <= parts.keys()
+    leases = [one["metadata"]["name"] for one in objects if one["kind"] == "Lease"]
+    assert leases == [parts["operator"]]
