@@ -55,6 +55,7 @@ class Up:
         return [
             *(str(process) for process in self.everything if process.is_running()),
             *(str(tree.root / name) for tree in cgroups.mounted() if (tree.root / name).exists()),
+            *(str(file) for file in Path("/sys/block").glob("loop*/loop/backing_file") if name in file.read_text()),
             *(line for line in Path("/proc/self/mounts").read_text().splitlines() if name in line),
             *(str(file) for file in (self.record.folder, self.record.file) if file.exists()),
         ]
