@@ -154,6 +154,8 @@ containers:
       - {name: http, containerPort: 8000}
       - {name: grpc, containerPort: 9000}
       - {name: metrics, containerPort: 9090}
+      # The first of those that Ray uses.
+      - {name: ray, containerPort: 6381}
     # The listener is the replica's, which Serve starts: a head that comes late is waited for.
     startupProbe:
       httpGet: {path: /health, port: http, scheme: {{ include "hanmaru.gateway.scheme" $root | upper }}}
