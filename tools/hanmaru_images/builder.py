@@ -16,6 +16,9 @@ from typing import Literal
 
 ENV_BUILDER = "HANMARU_IMAGE_BUILDER"
 """`buildah` or `docker`, where both are there and the second is meant."""
+LAYER_EPOCH_S = 1_700_000_000
+"""The time of every file in the layers. One for all: a layer kept from an earlier commit, in a builder, a registry or a
+node, is then the one that a fresh machine builds. When the image was made is a label."""
 _CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _LOOK_TIMEOUT_S = 20.0

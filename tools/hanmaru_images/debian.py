@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from hanmaru_images.builder import Build, Builder, build_command, has_image, run
+from hanmaru_images.builder import LAYER_EPOCH_S, Build, Builder, build_command, has_image, run
 from hanmaru_images.context import digest
 from hanmaru_images.kept import folder, locked
 
@@ -22,8 +22,6 @@ SUITE = "bookworm"
 PACKAGES = ("python3.11", "python3-minimal", "ca-certificates")
 ENV_MIRROR = "DEBIAN_MIRROR"
 MIRROR = "http://deb.debian.org/debian"
-EPOCH_S = 1_700_000_000
-"""Of every file in it; no commit decides the base."""
 _TIMEOUT_S = 900.0
 _OF_THE_MACHINE = ("etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/log", "var/cache/apt", "var/lib/apt/lists")
 _UNREAD = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale")
@@ -41,10 +39,12 @@ def debian_base(builder: Builder, environ: Mapping[str, str] = os.environ) -> st
     if has_image(builder, reference):
         return reference
     root = _root_tar(environ)
-    with tempfile.TemporaryDirectory(prefix="hanmaru-base-") as context:
+    with locked(environ, "base"), tempfile.TemporaryDirectory(prefix="hanmaru-base-") as context:
+        if has_image(builder, reference):
+            return reference
         Path(context, "Dockerfile").write_text(_DOCKERFILE, encoding="utf-8")
         os.link(root, Path(context, "root.tar")) if _same_device(root, context) else shutil.copy(root, context)
-        run(build_command(builder, Build(Path(context), reference, EPOCH_S)), quiet=True, timeout_s=_TIMEOUT_S)
+        run(build_command(builder, Build(Path(context), reference, LAYER_EPOCH_S)), quiet=True, timeout_s=_TIMEOUT_S)
     return reference
 
 
@@ -76,7 +76,7 @@ def _bootstrap(kept: Path, mirror: str) -> None:
         for name in (*_OF_THE_MACHINE, *_UNREAD):
             _clear(root / name)
         excluded = ["--exclude=./dev/*", "--exclude=__pycache__"]
-        command = ["tar", "-C", str(root), "--numeric-owner", "--sort=name", f"--mtime=@{EPOCH_S}", *excluded]
+        command = ["tar", "-C", str(root), "--numeric-owner", "--sort=name", f"--mtime=@{LAYER_EPOCH_S}", *excluded]
         subprocess.run([*command, "-cf", str(partial), "."], check=True, timeout=_TIMEOUT_S)
         partial.rename(kept)
 

@@ -1,4 +1,4 @@
-"""Builds one image of the catalog: fills its folder, asks git for time and commit, and runs the builder.
+"""Builds one image of the catalog: fills its folder, asks git for commit and time, and runs the builder.
 
 `tools/images.py` calls it for people, `tests/cluster` for its clusters.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hanmaru_images.builder import Build, Builder, build_command, find_secrets, run
+from hanmaru_images.builder import LAYER_EPOCH_S, Build, Builder, build_command, find_secrets, run
 from hanmaru_images.catalog import Image
 from hanmaru_images.context import ROOT, fill, project
 
@@ -43,7 +43,7 @@ def make_image(
         build = Build(
             folder,
             reference,
-            source_date_epoch_s(),
+            LAYER_EPOCH_S,
             _arguments(image, base),
             labels(image),
             find_secrets(environ, secrets),
@@ -62,21 +62,16 @@ def labels(image: Image) -> dict[str, str]:
         "description": image.title,
         "version": version,
         "revision": revision(),
-        "created": datetime.fromtimestamp(source_date_epoch_s(), UTC).isoformat(),
+        "created": datetime.fromtimestamp(commit_time_s(), UTC).isoformat(),
         "licenses": "Apache-2.0",
         "vendor": "The Hanmaru authors",
     }
     return {prefix + name: value for name, value in told.items()} | {SBOM_LABEL: f"{SBOM_FOLDER}/sbom.cdx.json"}
 
 
-def source_date_epoch_s() -> int:
-    """The time of all files: when what is below our own layer changed last.
-
-    Not the newest commit's time: a layer that a builder has kept from an earlier commit would then differ from the one
-    that a fresh machine builds.
-    """
-    told = _git("log", "-1", "--format=%ct", "--", "uv.lock", "images")
-    return int(told or os.environ.get("SOURCE_DATE_EPOCH") or 0)
+def commit_time_s() -> int:
+    """When the commit was made; `SOURCE_DATE_EPOCH`, or 0, where this is no checkout."""
+    return int(_git("log", "-1", "--format=%ct") or os.environ.get("SOURCE_DATE_EPOCH") or 0)
 
 
 def revision() -> str:

@@ -13,15 +13,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from hanmaru_images import context
 from hanmaru_images.archive import save
-from hanmaru_images.builder import Build, Builder, build_command, buildah, find_builder, find_secrets, run
+from hanmaru_images.builder import (
+    LAYER_EPOCH_S,
+    Build,
+    Builder,
+    build_command,
+    buildah,
+    find_builder,
+    find_secrets,
+    run,
+)
 from hanmaru_images.catalog import IMAGES
-from hanmaru_images.debian import EPOCH_S, base_digest, debian_base
+from hanmaru_images.debian import base_digest, debian_base
 from hanmaru_images.kept import folder, kept_archive
 from hanmaru_images.make import BUILD_TIMEOUT_S, make_image
 from hanmaru_testing.otlp_collector import collector_path
@@ -32,6 +42,8 @@ PRODUCT = ("gateway", "operator")
 PRODUCT_REGISTRY = "localhost/hanmaru"
 """For the chart's `global.imageRegistry`."""
 TEST_REGISTRY = "localhost/hanmaru-test"
+_BUILDS_AT_ONCE = 2
+"""Half of a build waits for the disk."""
 _STEPS_KEPT = 800
 """A build that changes our sources alone adds 15, some 10 MB in all."""
 
@@ -50,7 +62,9 @@ def archives(names: Sequence[str] = ()) -> dict[str, Path]:
 
     The archive's own reference is `reference(name)`.
     """
-    return {name: _archive(name) for name in (names or NAMES)}
+    wanted = names or NAMES
+    with ThreadPoolExecutor(_BUILDS_AT_ONCE) as pool:
+        return dict(zip(wanted, pool.map(_archive, wanted), strict=True))
 
 
 def reference(name: str) -> str:
@@ -105,7 +119,7 @@ def _build_test_image(name: str, archive: Path) -> None:
         shutil.copytree(DOCKERFILES / name, inside)
         secrets.mkdir(mode=0o700)
         image.fill(inside)
-        build = Build(inside, reference(name), EPOCH_S, arguments, secrets=find_secrets(os.environ, secrets))
+        build = Build(inside, reference(name), LAYER_EPOCH_S, arguments, secrets=find_secrets(os.environ, secrets))
         run(build_command(builder, build), quiet=True, timeout_s=BUILD_TIMEOUT_S)
     save(builder, reference(name), archive)
 
