@@ -104,6 +104,10 @@ def gauge(title: str, metric: Metric, expression: str, legend: str, unit: str = 
 _FAILED = f'{_MODEL}, outcome!~"ok|cancelled"'
 _POD = "namespace, pod"
 _POD_LEGEND = "{{namespace}}/{{pod}}"
+_POOL = "serving_hanmaru_dev_pool"
+_DEPLOYMENT = "namespace, serving_hanmaru_dev_deployment"
+"""Labels of workers' pods, which the chart's ServiceMonitor puts on their metrics."""
+_DEPLOYMENT_LEGEND = "{{namespace}}/{{serving_hanmaru_dev_deployment}}"
 
 GATEWAY = Dashboard(
     "hanmaru-gateway",
@@ -187,6 +191,15 @@ WORKERS = Dashboard(
             number("Fullest cache", metrics.WORKER_KV_LOAD_RATIO, f"max({metrics.WORKER_KV_LOAD_RATIO.name})",
                    "percentunit"),
         ),
+        "Each deployment": (
+            gauge("Workers registered", metrics.WORKER_REGISTERED,
+                  f"sum by ({_DEPLOYMENT}) ({metrics.WORKER_REGISTERED.name})", _DEPLOYMENT_LEGEND),
+            gauge("Requests, running and queued", metrics.WORKER_RUNNING_REQUESTS,
+                  f"sum by ({_DEPLOYMENT}) ({metrics.WORKER_RUNNING_REQUESTS.name})"
+                  f" + sum by ({_DEPLOYMENT}) ({metrics.WORKER_QUEUED_REQUESTS.name})", _DEPLOYMENT_LEGEND),
+            gauge("Fullest of the caches' pools", metrics.WORKER_KV_LOAD_RATIO,
+                  f"max by ({_DEPLOYMENT}) ({metrics.WORKER_KV_LOAD_RATIO.name})", _DEPLOYMENT_LEGEND, "percentunit"),
+        ),
         "Each worker": (
             gauge("Running requests", metrics.WORKER_RUNNING_REQUESTS,
                   f"sum by ({_POD}) ({metrics.WORKER_RUNNING_REQUESTS.name})", _POD_LEGEND),
@@ -214,6 +227,14 @@ OPERATOR = Dashboard(
             number("Deployments", metrics.OPERATOR_OBJECTS,
                    f'max({metrics.OPERATOR_OBJECTS.name}{{kind="ModelDeployment"}})'),
             number("Tenants", metrics.OPERATOR_OBJECTS, f'max({metrics.OPERATOR_OBJECTS.name}{{kind="Tenant"}})'),
+        ),
+        "Pools": (
+            gauge("Workers registered", metrics.WORKER_REGISTERED,
+                  f"sum by ({_POOL}) ({metrics.WORKER_REGISTERED.name})", "{{serving_hanmaru_dev_pool}}"),
+            gauge("Requests running", metrics.WORKER_RUNNING_REQUESTS,
+                  f"sum by ({_POOL}) ({metrics.WORKER_RUNNING_REQUESTS.name})", "{{serving_hanmaru_dev_pool}}"),
+            gauge("Requests queued", metrics.WORKER_QUEUED_REQUESTS,
+                  f"sum by ({_POOL}) ({metrics.WORKER_QUEUED_REQUESTS.name})", "{{serving_hanmaru_dev_pool}}"),
         ),
         "Reconciling": (
             lines("Reconciles", metrics.OPERATOR_RECONCILES, "kind, result", "", "short"),

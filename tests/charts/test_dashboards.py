@@ -11,13 +11,15 @@ import pytest
 from hanmaru_contracts import metrics
 from hanmaru_contracts.metrics import Metric
 from hanmaru_testing.go_programs import ROOT
+from hanmaru_testing.helm import render
 from hanmaru_testing.promql import Parsed, parse
 
 FOLDER = ROOT / "charts/hanmaru/dashboards"
 FILES = sorted(FOLDER.glob("*.json"))
 METRICS = {one.name: one for one in vars(metrics).values() if isinstance(one, Metric)}
-OF_TARGETS = {"namespace", "pod"}
-"""Labels that Prometheus puts on what it finds in a cluster."""
+OF_PODS = {"serving_hanmaru_dev_pool", "serving_hanmaru_dev_deployment"}
+OF_TARGETS = {"namespace", "pod", *OF_PODS}
+"""Labels that Prometheus puts on what it finds in a cluster, or that the chart's ServiceMonitor has it take from pods."""
 
 pytestmark = pytest.mark.timeout(1800)  # the first time builds the parser
 
@@ -67,6 +69,13 @@ def test_a_counter_is_shown_as_a_rate_and_a_gauge_as_it_is() -> None:
         for expression, found in zip(expressions(file), parsed(file), strict=True):
             kinds = {metric_of(selector.metric).kind for selector in found.selectors}
             assert ("rate(" in expression or "increase(" in expression) == (kinds != {"gauge"}), expression
+
+
+def test_the_chart_has_prometheus_take_the_pods_labels_that_panels_group_by() -> None:
+    monitors = [one for one in render({"monitoring": {"serviceMonitors": {"enabled": True}}})
+                if one["kind"] == "ServiceMonitor"]  # fmt: skip
+    taken = {label for monitor in monitors for label in monitor["spec"].get("podTargetLabels", ())}
+    assert {re.sub(r"[^a-z_]", "_", label) for label in taken} >= OF_PODS
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
