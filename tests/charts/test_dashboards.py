@@ -19,7 +19,7 @@ FILES = sorted(FOLDER.glob("*.json"))
 METRICS = {one.name: one for one in vars(metrics).values() if isinstance(one, Metric)}
 OF_PODS = {"serving_hanmaru_dev_pool", "serving_hanmaru_dev_deployment"}
 OF_TARGETS = {"namespace", "pod", *OF_PODS}
-"""Labels that Prometheus puts on what it finds in a cluster, or that the chart's ServiceMonitor has it take from pods."""
+"""Labels that Prometheus puts on what it finds, or that the chart's ServiceMonitor has it take from pods."""
 
 pytestmark = pytest.mark.timeout(1800)  # the first time builds the parser
 
