@@ -74,40 +74,18 @@ EVERYTHING: dict[str, Any] = {
         "airGapped": True,
     },
     "operator": _EXTRAS,
-    "gateway": _EXTRAS,
     "gateway": GATEWAY,
     "redis": {**_EXTRAS, **WITH_TLS["redis"], "persistence": {"enabled": True, "storageClassName": "fast"}},
     "collector": {**_EXTRAS, "export": {"endpoint": "http://tempo.example:4317"}},
     **MONITORED,
 }
 """Every field that every component has, set to something."""
-
-_HOSTS = ["llm.example.com"]
-_PARENTS = [{"name": "public", "namespace": "gateways", "sectionName": "https"}]
-ROUTED: dict[str, Any] = {
-    "gateway": {
-        "autoscaling": {"enabled": True},
-        "service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8"]},
-        "tls": {"existingSecret": "gateway-tls"},
-        "ingress": {
-            "http": {"enabled": True, "className": "nginx", "hosts": _HOSTS},
-            "grpc": {"enabled": True, "hosts": ["grpc.example.com"], "tls": [{"secretName": "tls", "hosts": _HOSTS}]},
-        },
-        "gatewayAPI": {
-            "httpRoute": {"enabled": True, "hostnames": _HOSTS, "parentRefs": _PARENTS},
-            "grpcRoute": {"enabled": True, "hostnames": _HOSTS, "parentRefs": _PARENTS},
-        },
-        "clients": [{"namespaceSelector": {"matchLabels": {"example.com/ingress": "true"}}}],
-    },
-    "test": {"keySecret": {"name": "demo-key"}, "model": "tiny-k-exaone"},
-}
 KUBERAY: dict[str, Any] = {"gateway": {"ray": {"mode": "kuberay"}}}
 
 CASES: dict[str, tuple[list[Path], dict[str, Any]]] = {
     "defaults": ([], {}),
     "everything": ([EXAMPLES / "cpu-demo.yaml"], EVERYTHING),
     "external-redis": ([], EXTERNAL_REDIS),
-    "routed": ([], ROUTED),
     "kuberay": ([], KUBERAY),
     **{file.stem: ([file], {}) for file in sorted(EXAMPLES.glob("*.yaml"))},
 }
