@@ -1,7 +1,7 @@
 """A Redis Cluster behind the interface of one Redis: what goes to several nodes is sent to them together.
 
 `opening` makes it. Commands, pipelines, transactions and WATCH of one slot behave as on one server, so that the
-programs need not know. redis-py has a cluster client of its own; why it is not used stands in decision 0013.
+programs need not know. redis-py has a cluster client of its own; why it is not used stands in decision 0014.
 
 A redirection is followed within the call. A call whose connection broke is made once more only where the slot has a new
 primary by then; everything else is the caller's next turn.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -188,3 +189,9 @@ def test_what_one_exchange_touches_together_shares_a_slot() -> None:
     assert tag(redis_keys.ROUTES) == tag(redis_keys.ROUTES_VERSION)
     assert tag(QUOTA) == tag(RESERVATION)
     assert tag(WORKERS) == tag(LEASE) == tag(ARTIFACT)
+
+
+def test_the_rules_to_copy_are_these() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    for role, rules in redis_keys.ACL_RULES.items():
+        assert f"\nuser {role} on >PASSWORD resetchannels {' '.join(rules)}\n" in page
