@@ -78,7 +78,7 @@ control-plane: setup ## Build the real Kubernetes control plane that tests start
 .PHONY: e2e
 e2e: setup real-nodes ## The whole on two real nodes made here, or on another cluster (KUBECONFIG=… REGISTRY=…)
 	@$(if $(filter command line,$(origin KUBECONFIG)),HANMARU_E2E_KUBECONFIG=$(KUBECONFIG) HANMARU_E2E_REGISTRY=$(REGISTRY)) \
-		$(RUN) pytest tests/e2e -m "e2e or not e2e" --deselect tests/e2e/test_slice.py -q --no-header --timeout 1800 $(ARGS)
+		$(RUN) pytest tests/e2e -m "e2e or not e2e" --deselect tests/e2e/test_slice.py -q -s --no-header --timeout 1800 $(ARGS)
 
 images: setup ## Build the gateway's and operator's images (IMAGE=worker, worker-cuda; BASE=debian without a registry)
 	@$(RUN) python tools/images.py $(addprefix --image=,$(IMAGE)) $(if $(BASE),--base=$(BASE)) $(ARGS)

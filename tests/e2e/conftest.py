@@ -37,6 +37,8 @@ ORDER = (
 """Of the modules with the marker `e2e`. One release lives through all of them, with a ready replica or more."""
 _progress = Progress()
 _kube: list[Kube] = []
+_told: set[str] = set()
+"""Tests of a cluster, by their ids."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,14 +106,14 @@ def model(world: World, release: Release, clients: Clients, progress: Progress) 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    if item.get_closest_marker("e2e"):
+    if item.get_closest_marker("e2e") or item.path.stem == "test_slice":
+        _told.add(item.nodeid)
         _progress.say(item.name.removeprefix("test_").replace("_", " "))
     yield
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    is_ours = "e2e" in report.keywords or "test_slice" in report.nodeid
-    if not is_ours:
+    if report.nodeid not in _told:
         return
     name = report.nodeid.rpartition("/")[2]
     known = {each: number for number, (each, _, _) in enumerate(_progress.outcomes)}

@@ -78,7 +78,7 @@ def test_every_listener_of_every_pod_is_covered_by_exactly_one_policy(
     world: World, pods: list[Manifest], doors: Mapping[str, set[Listener]]
 ) -> None:
     policies = {namespace: _policies(world, namespace) for namespace in (names.NAMESPACE, MODELS)}
-    wrong = []
+    wrong: list[tuple[str, object]] = []
     for pod in pods:
         if not doors[pod["metadata"]["uid"]]:
             continue
@@ -161,7 +161,7 @@ def _is_rank(door: Mapping[str, Any], pods: list[Manifest]) -> bool:
     """Whether the port is of a replica of several pods."""
     [pod] = [each for each in pods if each["status"].get("podIP") == door["address"]]
     replica = pod["metadata"]["labels"]["serving.hanmaru.dev/replica"]
-    return sum(each["metadata"]["labels"].get("serving.hanmaru.dev/replica") == replica for each in pods) > 1
+    return [each["metadata"]["labels"].get("serving.hanmaru.dev/replica") for each in pods].count(replica) > 1
 
 
 def _policies(world: World, namespace: str) -> list[Manifest]:

@@ -36,8 +36,8 @@ class Progress:
         return time.monotonic() - self.begun_s
 
     def say(self, words: str) -> None:
-        """One line, at once, past pytest's capture."""
-        print(f"[{self.elapsed_s:5.0f} s] {words}", file=sys.__stderr__, flush=True)
+        """One line, at once; `make e2e` runs pytest without capture."""
+        print(f"[{self.elapsed_s:5.0f} s] {words}", file=sys.stderr, flush=True)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

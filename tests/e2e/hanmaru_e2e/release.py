@@ -99,7 +99,12 @@ def cluster_values(target: Target) -> Manifest:
 
     values: Manifest = {
         "operator": {"image": image("operator"), "workerImages": {"SGLang": image("worker")}},
-        "gateway": {"image": image("gateway"), "ray": {"redis": {"image": image("redis")}}},
+        "gateway": {
+            "image": image("gateway"),
+            "ray": {"redis": {"image": image("redis")}},
+            # Two nodes of two cores share this machine's two, and hold one gateway more while they are replaced.
+            "resources": {"requests": {"cpu": "200m"}},
+        },
         "redis": {"image": image("redis")},
         "collector": {"image": image("collector")},
     }

@@ -54,7 +54,7 @@ def by_grpc(url: str, key: str, model: str) -> dict[str, Any]:
     request.chat_template_kwargs["enable_thinking"] = False
     metadata = (("authorization", f"Bearer {key}"),)
     with grpc.insecure_channel(urlsplit(url).netloc) as channel:
-        stub = pb_grpc.InferenceStub(channel)
+        stub = pb_grpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
         try:
             found = list(stub.StreamChatCompletion(request, metadata=metadata, timeout=DEADLINE_S))
         except grpc.RpcError as error:
