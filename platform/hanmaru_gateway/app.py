@@ -141,6 +141,8 @@ async def open_gateway(settings: Settings, environment: Mapping[str, str]) -> As
             missing = ["leaving"] if leaving.is_set() else []
             if registry.state is not StoreState.FRESH:
                 missing.append("store")
+            elif not renderers.was_complete:
+                missing.append("artifacts")
             if not tenants.loaded.is_set():
                 missing.append("tenants")
             return missing

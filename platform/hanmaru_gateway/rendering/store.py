@@ -39,6 +39,9 @@ class RendererStore:
         self._wanted: dict[str, ModelId] = {}
         self._not_before: dict[str, float] = {}
         self._news = asyncio.Event()
+        self.was_complete = False
+        """There was a look at the workers that found each one's artifact loaded, or tried in vain. A process that has
+        just begun knows no model before, and would refuse what others serve."""
 
     def get(self, digest: str) -> Renderer | None:
         """The loaded renderer of that artifact."""
@@ -47,6 +50,7 @@ class RendererStore:
     def want(self, artifacts: Mapping[str, ModelId]) -> None:
         """Say which artifacts live workers name; loading begins soon."""
         self._wanted = dict(artifacts)
+        self.was_complete |= all(digest in self._renderers or digest in self._not_before for digest in artifacts)
         if any(digest not in self._renderers for digest in artifacts):
             self._news.set()
 
