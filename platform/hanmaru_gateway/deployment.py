@@ -13,18 +13,22 @@ import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
+import ray
 from hanmaru_contracts.log import configure_logging
 from ray import serve
+from ray.serve.config import AutoscalingContext
 from ray.serve.schema import LoggingConfig
 
 from hanmaru_gateway.app import Gateway, open_gateway
 from hanmaru_gateway.leaving import ENV_LEAVE_SOCKET, leave_when_asked
-from hanmaru_gateway.placement import MAX_NODES, replicas_on_nodes
+from hanmaru_gateway.placement import next_target
 from hanmaru_gateway.ray_start import NODE_RESOURCE
 from hanmaru_gateway.settings import Settings, read_settings
 
 APPLICATION = "hanmaru"
+MAX_NODES = 1000
 KILL_MARGIN_S = 10.0
 """After our own bound on shutting down, before Serve's controller kills the replica."""
 
@@ -86,6 +90,18 @@ class NodeReplica:
         # Serve's own reasons: a replica that was judged unhealthy, or one too many.
         await self._leave()
         await self._door.aclose()
+
+
+def replicas_on_nodes(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+    """Serve's autoscaling policy: the wanted number of replicas, and what to remember until the next round."""
+    wanted, since = next_target(
+        nodes=int(ray.cluster_resources().get(NODE_RESOURCE, 0)),
+        running=context.current_num_replicas,
+        target=context.target_num_replicas,
+        now_s=context.current_time or 0.0,
+        missing_since_s=context.policy_state.get("missing_since_s"),
+    )
+    return wanted, {"missing_since_s": since}
 
 
 def cluster_application() -> serve.Application:
