@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,7 @@ from hanmaru_gateway import ray_start
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
+START_ATTEMPTS = 5
 _LOOK_INTERVAL_S = 0.5
 
 
@@ -42,10 +43,28 @@ def main(argv: Sequence[str]) -> int:
     stop = threading.Event()
     stop_on_signals(stop)
     wanted = ray_start.RayNode(options.ray_folder, options.address, options.ray_port)
+    return until_started(lambda: _run(wanted, environment, stop))
+
+
+def until_started(run: Callable[[], int]) -> int:
+    """`run`'s status; again while it fails so early that Ray cannot have started.
+
+    Ray's own bounds on its start are in code: a raylet ends when its agent takes longer than 15 s, as on a node whose
+    cores are busy with other starts. Here the second try is at once, and with the files of the first still cached.
+    """
+    for _ in range(START_ATTEMPTS - 1):
+        begun_s = time.monotonic()
+        status = run()
+        if status == 0 or time.monotonic() - begun_s > START_TIMEOUT_S:
+            return status
+        log_event(log, logging.WARNING, "ray.starts_again")
+    return run()
+
+
+def _run(wanted: ray_start.RayNode, environment: Mapping[str, str], stop: threading.Event) -> int:
     with ray_start.running(wanted, environment) as ray:
-        deploying = subprocess.Popen(
-            [sys.executable, "-m", "hanmaru_gateway.deploy", f"{options.address}:{options.ray_port}"], env=environment
-        )
+        address = f"{wanted.address}:{wanted.first_port}"
+        deploying = subprocess.Popen([sys.executable, "-m", "hanmaru_gateway.deploy", address], env=environment)
         try:
             return _wait_for_both(ray, deploying, stop)
         finally:

@@ -42,12 +42,16 @@ def main(argv: Sequence[str]) -> int:
     wanted = ray_start.RayNode(
         options.ray_folder, options.address, options.ray_port, options.head, {ray_start.NODE_RESOURCE: 1}
     )
+    return head.until_started(lambda: _run(wanted, environment, settings, stop))
+
+
+def _run(wanted: ray_start.RayNode, environment: Mapping[str, str], settings: Settings, stop: threading.Event) -> int:
     with ray_start.running(wanted, environment) as ray:
-        log_event(log, logging.INFO, "gateway.joining", head=options.head)
+        log_event(log, logging.INFO, "gateway.joining", head=wanted.head)
         status = head.wait(ray, stop)
         if stop.is_set():
             log_event(log, logging.INFO, "gateway.leaving")
-            has_left = ask_to_leave(door, leave_timeout_s(settings))
+            has_left = ask_to_leave(Path(environment[ENV_LEAVE_SOCKET]), leave_timeout_s(settings))
             log_event(log, logging.INFO, "gateway.left", in_peace=has_left)
     return status
 
