@@ -9,6 +9,7 @@ from hanmaru_contracts import names
 
 from hanmaru_cli.doctor.finding import Finding, Mark, ok
 from hanmaru_cli.doctor.objects import ContainerStatus, Event, Pod, State
+from hanmaru_cli.doctor.platform_checks import LABEL_PART_OF
 from hanmaru_cli.doctor.world import World
 
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
@@ -46,9 +47,12 @@ def _pod(pod: Pod) -> Iterable[Finding]:
         why = pod.status.message or pod.status.reason or "see its log"
         yield Finding(Mark.FAIL, "pods", subject, f"failed: {_short(why)}", to_do=_logs(pod))
         return
-    for container in (*pod.status.init_container_statuses, *pod.status.container_statuses):
-        if (line := _container(pod, container)) is not None:
-            yield line
+    lines = [_container(pod, one) for one in (*pod.status.init_container_statuses, *pod.status.container_statuses)]
+    yield from filter(None, lines)
+    # A worker may load for an hour, which its deployment's line tells; the release's own parts start in a minute.
+    is_release = LABEL_PART_OF in pod.metadata.labels
+    if is_release and pod.status.phase == "Running" and pod.says("Ready").status == "False" and not any(lines):
+        yield Finding(Mark.WARN, "pods", subject, "runs, and is not ready", to_do=f"after a minute: {_logs(pod)}")
 
 
 def _container(pod: Pod, container: ContainerStatus) -> Finding | None:

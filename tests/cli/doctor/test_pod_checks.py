@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hanmaru_cli.doctor.finding import Mark
 from hanmaru_cli.doctor.objects import Event
+from hanmaru_cli.doctor.platform_checks import LABEL_PART_OF
 from hanmaru_cli.doctor.pod_checks import check_pods
 from hanmaru_contracts.names import GATE_GROUP, LABEL_DEPLOYMENT
 from hanmaru_testing.doctor_world import listed, part, pod, words, world, worst
@@ -17,6 +18,9 @@ def container(**state: Any) -> dict[str, Any]:
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return {"state": {"waiting": {"reason": reason, "message": message}}}
+
+
+UNREADY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,8 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
          Mark.FAIL, "status 2"),
         (pod({"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory"}), Mark.FAIL, "low on"),
         (pod({"phase": "Succeeded"}), Mark.OK, ""),
+        (pod(UNREADY, **{LABEL_PART_OF: "hanmaru"}), Mark.WARN, "runs, and is not ready"),
+        (pod(UNREADY), Mark.OK, ""),
     ],
 )  # fmt: skip
 def test_why_a_pod_does_not_run_is_named(given: Any, mark: Mark, said: str) -> None:
