@@ -30,7 +30,7 @@ def served(folder: Path, values: dict[str, Any]) -> Iterator[int]:
     port = free_port()
     for name in ("etc/config", "etc/passwords", "run", "data", "bin"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    places = {"/etc/redis": folder / "etc", "/run/redis": folder / "run", "dir /data": f"dir {folder}/data"}
+    places = {"/etc/hanmaru": folder / "etc", "/run/hanmaru": folder / "run", "dir /data": f"dir {folder}/data"}
     for name, text in config.items():
         for pod, here in places.items():
             text = text.replace(pod, str(here))

@@ -7,8 +7,8 @@ umask 077
   echo "user default off resetkeys resetchannels -@all"
   while read -r role rules; do
     case "$role" in "#" | "") continue ;; esac
-    hash=$(printf %s "$(cat "/etc/redis/passwords/$role")" | sha256sum | cut -c1-64)
+    hash=$(printf %s "$(cat "/etc/hanmaru/passwords/$role")" | sha256sum | cut -c1-64)
     echo "user $role on #$hash resetchannels $rules"
-  done </etc/redis/config/acl-rules.txt
-} >/run/redis/users.acl
-exec redis-server /etc/redis/config/redis.conf
+  done </etc/hanmaru/config/acl-rules.txt
+} >/run/hanmaru/users.acl
+exec redis-server /etc/hanmaru/config/redis.conf
