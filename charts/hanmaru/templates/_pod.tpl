@@ -59,9 +59,19 @@ nodeSelector:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.affinity }}
 affinity:
-  {{- toYaml . | nindent 2 }}
+{{- if .values.affinity }}
+  {{- toYaml .values.affinity | nindent 2 }}
+{{- else }}
+  # Not a spread constraint: beside one, nodes without a zone would be left out of every scoring.
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 50
+        podAffinityTerm:
+          topologyKey: topology.kubernetes.io/zone
+          labelSelector:
+            matchLabels:
+              {{- include "hanmaru.selectorLabels" . | nindent 14 }}
 {{- end }}
 {{- with .values.priorityClassName }}
 priorityClassName: {{ . }}
@@ -70,14 +80,14 @@ topologySpreadConstraints:
 {{- if .values.topologySpreadConstraints }}
   {{- toYaml .values.topologySpreadConstraints | nindent 2 }}
 {{- else }}
-  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
   - maxSkew: 1
-    topologyKey: {{ . }}
+    topologyKey: kubernetes.io/hostname
     whenUnsatisfiable: ScheduleAnyway
+    # The pods that are being replaced do not count.
+    matchLabelKeys: [pod-template-hash]
     labelSelector:
       matchLabels:
-        {{- include "hanmaru.selectorLabels" $ | nindent 8 }}
-  {{- end }}
+        {{- include "hanmaru.selectorLabels" . | nindent 8 }}
 {{- end }}
 {{- end -}}
 
