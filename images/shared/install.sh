@@ -26,9 +26,9 @@ kind=$1 file=$2
 shift 2
 uv=$(dirname "$0")/uv
 case $kind in
-requirements) exec "$uv" pip install --no-deps --no-build --require-hashes --compile-bytecode --requirements "$file" "$@" ;;
-wheel) exec "$uv" pip install --no-deps --no-build --offline --compile-bytecode "$@" "$file" ;;
-checked) exec "$uv" pip install --no-build --offline --compile-bytecode "$@" "hanmaru[supervisor] @ file://$file" ;;
+requirements) exec "$uv" pip install --no-deps --no-build --require-hashes --requirements "$file" "$@" ;;
+wheel) exec "$uv" pip install --no-deps --no-build --offline "$@" "$file" ;;
+checked) exec "$uv" pip install --no-build --offline "$@" "hanmaru[supervisor] @ file://$file" ;;
 *)
     echo "install.sh: not 'requirements', 'wheel' or 'checked': $kind" >&2
     exit 2

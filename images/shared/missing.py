@@ -4,7 +4,10 @@ A base image that brings an engine keeps every package it was built with, and ge
 worker's Dockerfile inside the image; standard library only. `uv pip check` says afterwards whether what the base has
 is new enough.
 
-    python missing.py REQUIREMENTS
+    python missing.py REQUIREMENTS [NAME-PREFIX...]
+
+With prefixes only the requirements whose names begin with one of them, so that an environment of ten gigabytes can be
+several layers.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 
-def missing(requirements: str, installed: set[str]) -> str:
+def missing(requirements: str, installed: set[str], prefixes: tuple[str, ...] = ("",)) -> str:
     """The requirements, each with its indented lines, that none of `installed` (normalised names) stands for."""
     kept = []
     for block in re.split(r"^(?=[A-Za-z0-9])", requirements, flags=re.MULTILINE):
         name = re.match(r"[A-Za-z0-9._-]+", block)
-        if name is not None and normalised(name[0]) not in installed:
+        if name is not None and name[0].startswith(prefixes) and normalised(name[0]) not in installed:
             kept.append(block)
     return "".join(kept)
 
@@ -36,4 +39,5 @@ def installed_names() -> set[str]:
 
 
 if __name__ == "__main__":
-    print(missing(Path(sys.argv[1]).read_text(encoding="utf-8"), installed_names()), end="")
+    locked, wanted = Path(sys.argv[1]).read_text(encoding="utf-8"), tuple(sys.argv[2:]) or ("",)
+    print(missing(locked, installed_names(), wanted), end="")
