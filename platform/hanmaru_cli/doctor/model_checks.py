@@ -74,7 +74,7 @@ def _state(one: Ours) -> Iterable[Finding]:
         why = [one.says(kind) for kind in _REASONS if one.says(kind).status == "True"]
         progress = one.says("Progressing")
         if not why and progress.status != "False":
-            expected = "to be there in lifecycle.startupTimeoutSeconds"
+            expected = "readiness within lifecycle.startupTimeoutSeconds"
             seen = f"{available.message}; {progress.reason}: {progress.message}"
             to_do = f"follow it: `hanmaru rollout status {one.metadata.name} -n {one.metadata.namespace}`"
             yield Finding(Mark.WARN, "model", subject, seen, expected, to_do)

@@ -16,6 +16,8 @@ _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "Err
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _POD_SECURITY = re.compile(r"violates PodSecurity \"?(?P<level>[^\"]+)\"?:?(?P<what>.*)", re.DOTALL)
 _MESSAGE_CHARS = 300
+MANY_RESTARTS = 2
+"""Between two tries a container that ends again and again looks like one that starts."""
 
 
 def check_pods(world: World) -> list[Finding]:
@@ -76,6 +78,9 @@ def _container(pod: Pod, container: ContainerStatus) -> Finding | None:
             Mark.FAIL, "pods", subject, f"{container.name} ends again and again: {_ended(last)}",
             to_do=_logs(pod, container.name),
         )  # fmt: skip
+    if last is not None and container.restart_count >= MANY_RESTARTS and not container.ready:
+        seen = f"{container.name} has ended {container.restart_count} times, last with {_ended(last)}"
+        return Finding(Mark.WARN, "pods", subject, seen, to_do=_logs(pod, container.name))
     return None
 
 

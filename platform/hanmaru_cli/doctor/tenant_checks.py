@@ -47,7 +47,7 @@ def _tenant(one: Ours, world: World) -> Iterable[Finding]:
     elif available.status != "True":
         to_do = _TO_DO.get(available.reason, f"`kubectl describe {subject}`")
         yield Finding(Mark.FAIL, "tenant", subject, f"{available.reason}: {available.message}", to_do=to_do)
-    if degraded.status == "True":
+    if degraded.status == "True" and degraded.reason != available.reason:
         seen = f"{degraded.reason}: {degraded.message}"
         yield Finding(Mark.WARN, "tenant", subject, seen, to_do="mend it, or take it out of the Tenant")
     yield from _credentials(one, world, subject)
