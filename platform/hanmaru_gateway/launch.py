@@ -65,7 +65,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="hanmaru gateway", description="Serve REST and gRPC on Ray Serve.")
+    parser = argparse.ArgumentParser(
+        prog="hanmaru gateway",
+        description="Serve REST and gRPC on Ray Serve.",
+        epilog="On a cluster its pods are `hanmaru gateway head` and `hanmaru gateway node` (each has a --help).",
+    )
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--http-port", type=int, help=f"REST (default {names.GATEWAY_HTTP_PORT})")
     parser.add_argument("--grpc-port", type=int, help=f"gRPC (default {names.GATEWAY_GRPC_PORT})")
