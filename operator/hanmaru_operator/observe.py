@@ -30,6 +30,10 @@ _LABELS_KEPT = frozenset(api.kind for api in kinds.APIS) - _USERS_KINDS - {"Node
 _DATA_KEPT = frozenset({"ConfigMap", "ControllerRevision", "Secret"})
 _NOT_DIGESTED = frozenset({"apiVersion", "kind", "metadata", "status"})
 _OUR_PREFIX = "serving.hanmaru.dev/"
+_STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+_IMAGE_MISSING = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"})
+"""A kubelet says the first two in turn."""
+_MAX_TROUBLE_CHARS = 300
 MAX_SECRET_VALUE_CHARS = 8192
 """Of one value, in base64. A tenant's namespace may hold other Secrets too, a megabyte each; keys are short."""
 
@@ -235,6 +239,7 @@ def _pod_facts(raw: Manifest, key: ObjectKey, *, is_ours: bool) -> PodFacts:
     node, replica = spec.get("nodeName"), labels.get(names.LABEL_REPLICA)
     lifted_at = annotations.get(names.ANNOTATION_GATE_LIFTED_AT)
     planned_node = annotations.get(names.ANNOTATION_PLANNED_NODE)
+    is_reader = labels.get(names.LABEL_COMPONENT) == names.COMPONENT_MODEL_FACTS
     return PodFacts(
         namespace=key.namespace,
         name=key.name,
@@ -256,7 +261,8 @@ def _pod_facts(raw: Manifest, key: ObjectKey, *, is_ours: bool) -> PodFacts:
         ends_by=_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         affinity_terms=_affinity_terms(spec) if is_ours else 0,
         lifted_with=annotations.get(names.ANNOTATION_LIFTED_WITH, ""),
-        report=_report(status) if labels.get(names.LABEL_COMPONENT) == names.COMPONENT_MODEL_FACTS else "",
+        report=_report(status) if is_reader else "",
+        trouble=_trouble(status, can_be_unschedulable=is_reader) if is_ours else "",
     )
 
 
@@ -278,6 +284,32 @@ def _report(status: Mapping[str, Any]) -> str:
     """What its only container said when it ended; empty while it runs."""
     states = [container.get("state") or {} for container in status.get("containerStatuses") or ()]
     return next((ended["terminated"].get("message", "") for ended in states if "terminated" in ended), "")
+
+
+def _trouble(status: Mapping[str, Any], *, can_be_unschedulable: bool) -> str:
+    """Without what changes from one try to the next, or each would be a new status.
+
+    A group that was let in and is not bound is taken back, so for it the scheduler's words do not count.
+    """
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = str(waiting.get("reason") or "")
+        if reason and reason not in _STARTING:
+            return f"{container['name']}: {_said(reason, waiting, container)}"[:_MAX_TROUBLE_CHARS]
+    if can_be_unschedulable:
+        for condition in status.get("conditions") or ():
+            if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+                return str(condition.get("message") or "Unschedulable")[:_MAX_TROUBLE_CHARS]
+    return ""
+
+
+def _said(reason: str, waiting: Mapping[str, Any], container: Mapping[str, Any]) -> str:
+    if reason in _IMAGE_MISSING:
+        return f"image {container.get('image')} cannot be pulled"
+    if reason == "CrashLoopBackOff":
+        last = (container.get("lastState") or {}).get("terminated") or {}
+        return f"ends again and again, last with exit status {last.get('exitCode')} ({last.get('reason')})"
+    return f"{reason}: {waiting.get('message')}" if waiting.get("message") else reason
 
 
 def _ordinal(labels: Mapping[str, str]) -> int | None:

@@ -203,6 +203,14 @@ def _degraded(facts: DeploymentFacts, live: Sequence[ReplicaFacts]) -> Iterable[
         limit_s = facts.spec.lifecycle.startup_timeout_seconds
         message = f"not ready {limit_s} s after they were placed: {listed(overdue)}; see their pods' logs"
         yield Statement(ConditionType.DEGRADED, True, "StartupTimeout", message)
+    troubled = {
+        f"{pod.name} ({pod.trouble})"
+        for replica in live
+        for pod in replica.pods
+        if pod.trouble and not pod.is_terminating
+    }
+    if troubled:
+        yield Statement(ConditionType.DEGRADED, True, "PodsDoNotStart", f"pods do not start: {listed(troubled)}")
     stricken = sorted({node for replica in live for node in nodes_of(replica) & facts.unhealthy_nodes})
     if stricken:
         message = f"replicas run on nodes that are not ready: {listed(stricken)}"

@@ -74,6 +74,8 @@ class PodFacts:
     """`groups.digest_of` the group's pods when our gate was lifted. Empty: not by us, or not yet."""
     report: str = ""
     """Of a pod that read a model's facts: its termination message."""
+    trouble: str = ""
+    """Why a pod of ours does not start, or does not stay up, as its kubelet says. Empty: nothing is known of any."""
 
 
 @dataclass(frozen=True, slots=True)

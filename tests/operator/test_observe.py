@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+from hanmaru_contracts import names
 from hanmaru_operator.observe import MAX_SECRET_VALUE_CHARS, entry_of, pod_requests, readable_entry
 
 OURS = {"app.kubernetes.io/managed-by": "hanmaru"}
@@ -101,6 +102,51 @@ def test_our_pods_tell_their_group_their_plan_and_their_state() -> None:
     assert facts.lifted_with == "0123456789"
     assert facts.is_evicted
     assert not facts.is_ready
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"containerStatuses": [{"name": "engine", "image": "worker:2", "state": state, **more}]}
+
+
+READER = {**OURS, names.LABEL_COMPONENT: names.COMPONENT_MODEL_FACTS}
+UNSCHEDULABLE = {
+    "conditions": [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": '0/2 nodes are available: persistentvolumeclaim "models" not found.',
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("labels", "status", "trouble"),
+    [
+        (OURS, waiting("ContainerCreating"), ""),
+        (OURS, waiting("ErrImagePull", "try 1"), "engine: image worker:2 cannot be pulled"),
+        (OURS, waiting("ImagePullBackOff", "back-off 40s"), "engine: image worker:2 cannot be pulled"),
+        (
+            OURS,
+            waiting("CreateContainerConfigError", 'secret "hub" not found'),
+            'engine: CreateContainerConfigError: secret "hub" not found',
+        ),
+        (
+            OURS,
+            waiting("CrashLoopBackOff", "back-off 5m", lastState={"terminated": {"exitCode": 137, "reason": "Error"}}),
+            "engine: ends again and again, last with exit status 137 (Error)",
+        ),
+        (READER, UNSCHEDULABLE, '0/2 nodes are available: persistentvolumeclaim "models" not found.'),
+        (OURS, UNSCHEDULABLE, ""),
+        ({"app": "x"}, waiting("ImagePullBackOff"), ""),
+    ],
+)
+def test_why_a_pod_of_ours_does_not_start_is_known_without_what_changes_by_itself(
+    labels: dict[str, str], status: dict[str, Any], trouble: str
+) -> None:
+    assert entry_of("Pod", pod(labels, status=status)).pod.trouble == trouble
 
 
 def test_a_heartbeat_says_nothing_new_and_a_cordon_does() -> None:

@@ -44,6 +44,7 @@ def message(report: DeploymentReport, kind: ConditionType) -> str:
 # --- deployments ---------------------------------------------------------------------------------------------------
 
 STARTING = replica("s", pods=(bound_pod("s-0", is_ready=False),), lease=None)
+STUCK = replica("s", pods=(bound_pod("s-0", is_ready=False, trouble="engine: image x cannot be pulled"),), lease=None)
 WAITING = replica("w", on=None)
 UNROOMED = {"without_room": frozenset({WAITING.id})}
 
@@ -129,12 +130,26 @@ UNROOMED = {"without_room": frozenset({WAITING.id})}
             },
             id="takes too long to start",
         ),
+        pytest.param(
+            deployment(STUCK),
+            {
+                "Available": (False, "MinimumUnavailable"),
+                "Progressing": (True, "StartingReplicas"),
+                "Degraded": (True, "PodsDoNotStart"),
+            },
+            id="does not start",
+        ),
     ],
 )
 def test_conditions_say_what_is_so_and_no_more(
     facts: DeploymentFacts, expected: dict[str, tuple[bool | None, str]]
 ) -> None:
     assert said(deployment_status(facts, NOTHING)) == expected
+
+
+def test_a_pod_that_does_not_start_is_named_with_what_its_kubelet_says() -> None:
+    words = message(deployment_status(deployment(STUCK), NOTHING), ConditionType.DEGRADED)
+    assert words == "pods do not start: s-0 (engine: image x cannot be pulled)"
 
 
 def test_unschedulable_names_what_each_pool_lacks() -> None:

@@ -327,9 +327,13 @@ def _licence_refusals(spec: ModelDeploymentSpec, known: Mapping[str, Known | Unk
 
 
 def _unreadable(known: Mapping[str, Known | Unknown]) -> list[Statement]:
-    """Checkpoints that were looked at in vain; one that is being read is no trouble yet."""
+    """Checkpoints that were looked at in vain, or cannot be; one that is being read is no trouble yet."""
     failed = {each.pod: each.problem for each in known.values() if isinstance(each, Unknown) and each.retry_at}
+    stuck = {each.pod: each.waits_for for each in known.values() if isinstance(each, Unknown) and each.waits_for}
     return [
+        _degraded("ModelNotRead", f"pod `{pod}`, which is to read the model's config.json, does not start: {why}")
+        for pod, why in sorted(stuck.items())
+    ] + [
         _degraded("ModelUnreadable", f"{problem}; it is read again in a while, and at once when pod `{pod}` is deleted")
         for pod, problem in sorted(failed.items())
     ]

@@ -51,6 +51,8 @@ class Unknown:
     pod: str = ""
     """Who is to answer."""
     retry_at: float | None = None
+    waits_for: str = ""
+    """Why the pod does not start, if it says so."""
 
 
 class ModelFactsReader:
@@ -95,7 +97,7 @@ class ModelFactsReader:
             await self._applier.ensure(model_facts_pod(owner, source, key.name, self._settings))
             return Unknown("", key.name)
         if not pod.pod.has_ended or pod.is_terminating:
-            return Unknown("", key.name)
+            return Unknown("", key.name, waits_for=pod.pod.trouble)
         report = _report(pod)
         if report.facts is not None:
             return Known(report.facts, report.revision)

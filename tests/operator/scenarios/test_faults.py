@@ -338,6 +338,17 @@ def test_a_broken_config_is_explained_and_the_mended_one_read(
     assert world.condition("k-exaone", "Degraded") == {}
 
 
+def test_a_checkpoint_that_cannot_be_mounted_is_said_at_once_and_read_when_it_can(world: World, pool: str) -> None:
+    manifest = world.deployment("k-exaone", [pool])
+    world.api.create(kinds.MODEL_DEPLOYMENTS.path(world.namespace), manifest)
+    found = world.wait("said", lambda: world.condition("k-exaone", "Degraded"))
+    assert (found["status"], found["reason"]) == ("True", "ModelNotRead")
+    assert 'persistentvolumeclaim "k-exaone" not found' in found["message"]
+    world.claim("k-exaone")
+    world.wait_ready("k-exaone")
+    assert world.condition("k-exaone", "Degraded") == {}
+
+
 def claim(name: str) -> dict[str, object]:
     return {"type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": name}}
 
