@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 REQUEST_DEADLINE_S = 60.0
-PAUSE_S = 0.1
+PAUSE_S = 0.3
 """Between two requests of a caller."""
 
 
