@@ -10,12 +10,10 @@ from hanmaru_cluster.build import NodePrograms
 from hanmaru_cluster.roles import NodeLayout
 
 PAUSE_IMAGE = "localhost/hanmaru-test/pause:1"
-NETWORK_PLUGINS = Path("/usr/lib/cni")
-"""Where Debian puts them."""
 _RUNTIME = "plugins.'io.containerd.cri.v1.runtime'"
 
 
-def config(node: NodeLayout, *, may_lower_oom_scores: bool) -> str:
+def config(node: NodeLayout, *, network_plugins: Path, may_lower_oom_scores: bool) -> str:
     """The file (TOML). A process without CAP_SYS_RESOURCE must not lower OOM scores: runc would fail, saying "EOF"."""
     return f"""
 version = 4
@@ -44,7 +42,7 @@ imports = []
 [{_RUNTIME}.containerd.runtimes.runc.options]
   SystemdCgroup = false
 [{_RUNTIME}.cni]
-  bin_dirs = ['{NETWORK_PLUGINS}']
+  bin_dirs = ['{network_plugins}']
   conf_dir = '{network_folder(node)}'
 """
 

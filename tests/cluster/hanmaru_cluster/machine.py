@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 from hanmaru_cluster import cgroups
-from hanmaru_cluster.containerd import NETWORK_PLUGINS
 
-INSTALL = "install them with `tools/install-system-packages` (Debian, as root)"
+INSTALL = "`tools/install-system-packages` installs what Debian has, as root"
 _COMMANDS = ("conntrack", "ip", "iptables", "mount", "nft", "nsenter", "runc")
+_PLUGIN_FOLDERS = (Path("/usr/lib/cni"), Path("/usr/libexec/cni"), Path("/opt/cni/bin"))
+"""Of Debian, of Fedora, and of who installs them by hand."""
 _PLUGINS = ("bridge", "host-local", "loopback")
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 _CAP_SYS_RESOURCE = 24
@@ -40,7 +41,13 @@ def cannot() -> str | None:
 def missing() -> list[str]:
     """The programs that are not installed here."""
     absent = [name for name in _COMMANDS if shutil.which(name) is None]
-    return absent + [str(NETWORK_PLUGINS / name) for name in _PLUGINS if not (NETWORK_PLUGINS / name).exists()]
+    folder = network_plugins()
+    return absent + [str(folder / name) for name in _PLUGINS if not (folder / name).exists()]
+
+
+def network_plugins() -> Path:
+    """The folder with the container network plugins, or where they are expected."""
+    return next((folder for folder in _PLUGIN_FOLDERS if folder.is_dir()), _PLUGIN_FOLDERS[0])
 
 
 def check() -> None:

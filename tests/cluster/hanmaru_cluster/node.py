@@ -50,8 +50,10 @@ class Node:
         network = containerd.network_folder(layout)
         network.mkdir(parents=True, exist_ok=True)
         (network / "pods.conflist").write_text(containerd.network_config(layout))
-        lowers = machine.may_lower_oom_scores()
-        config = self._write("containerd.toml", containerd.config(layout, may_lower_oom_scores=lowers))
+        text = containerd.config(
+            layout, network_plugins=machine.network_plugins(), may_lower_oom_scores=machine.may_lower_oom_scores()
+        )
+        config = self._write("containerd.toml", text)
         path = f"{self._programs.containerd_shim_runc_v2.parent}:{os.environ['PATH']}"
         self._start(self.containerd, containerd.argv(self._programs, config), {"PATH": path})
 
