@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hanmaru_testing.chart_values import CASES, EVERYTHING
-from hanmaru_testing.helm import Manifest, render
+from hanmaru_testing.helm import CHART, Manifest, render
 
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 IDENTITY = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
@@ -216,3 +218,19 @@ def test_two_renderings_differ_in_generated_secrets_alone() -> None:
     first, second = render(), render()
     differ = [m["kind"] for m, n in zip(first, second, strict=True) if m != n]
     assert set(differ) == {"Secret"}
+
+
+def test_the_next_version_replaces_the_pods_whose_image_is_ours_and_no_other(tmp_path: Path) -> None:
+    """A new chart must not empty Redis, nor end the collector."""
+    newer = tmp_path / "hanmaru"
+    shutil.copytree(CHART, newer)
+    (newer / "Chart.yaml").write_text((CHART / "Chart.yaml").read_text().replace("ersion: 0.1.0", "ersion: 0.2.0"))
+
+    def templates(made: list[Manifest]) -> dict[str, Manifest]:
+        return {m["metadata"]["name"]: m["spec"]["template"] for m in made if m["kind"] in WORKLOADS}
+
+    before, after = templates(render()), templates(render(chart=newer))
+    changed = {name for name in before if before[name] != after[name]}
+    ours = {name for name, t in after.items() if any(":0.2.0" in container["image"] for container in containers(t))}
+    assert changed == ours
+    assert not any("redis" in name or "collector" in name for name in changed)

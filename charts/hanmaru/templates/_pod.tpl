@@ -18,6 +18,12 @@ imagePullPolicy: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Of what a ConfigMap holds, for an annotation of the pods that read it; its labels, and so the chart's version, do
+not count. Takes (dict "root" $ "path" "/redis/configmap.yaml"). */}}
+{{- define "hanmaru.checksum" -}}
+{{- (include (print .root.Template.BasePath .path) .root | fromYaml).data | toJson | sha256sum -}}
+{{- end -}}
+
 {{/* Pod Security "restricted". The number is that of our images; others run with any. */}}
 {{- define "hanmaru.pod.security" -}}
 runAsNonRoot: true

@@ -62,6 +62,7 @@ def render(
     values: Values | None = None,
     *,
     files: Sequence[Path] = (),
+    chart: Path | None = None,
     release: str = "hanmaru",
     namespace: str = "hanmaru",
     api_versions: Sequence[str] = (API_VERSION, GATEWAY_API, SERVICE_MONITORS, RAY_SERVICES),
@@ -70,7 +71,7 @@ def render(
     served = [argument for version in api_versions for argument in ("--api-versions", version)]
     given = [argument for file in files for argument in ("--values", str(file))]
     text = run_helm(
-        *("template", release, str(CHART), "--namespace", namespace, "--kube-version", kubernetes_version()),
+        *("template", release, str(chart or CHART), "--namespace", namespace, "--kube-version", kubernetes_version()),
         *served,
         *given,
         *("--values", "-"),
