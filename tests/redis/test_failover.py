@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,18 +24,6 @@ BACK_WITHIN_S = 20.0
 """On a busy machine; alone it takes two or three seconds, most of which Redis needs to take a server for lost."""
 
 
-@asynccontextmanager
-async def used(made: World) -> AsyncIterator[None]:
-    """Requests run all the time."""
-    requests = [asyncio.create_task(made.requests()) for _ in range(4)]
-    try:
-        yield
-    finally:
-        for request in requests:
-            request.cancel()
-        await asyncio.gather(*requests, return_exceptions=True)
-
-
 def lose(server: Server, how: str) -> None:
     if how == "killed":
         server.kill()
@@ -47,7 +34,7 @@ def lose(server: Server, how: str) -> None:
 async def require_recovery(made: World, fail: Callable[[], None]) -> None:
     """Everything works, fails at `fail`, and works again without anybody's help."""
     await made.until_whole(20)
-    async with used(made):
+    async with made.used():
         await asyncio.sleep(0.5)
         assert not made.failures
         before = made.admitted
@@ -77,7 +64,7 @@ async def test_sentinels_name_another_primary(tmp_path: Path, how: str, caplog: 
             if how == "hanging":
                 # It still believes that it is the primary, until a sentinel tells it otherwise.
                 first.resume()
-                async with used(made):
+                async with made.used():
                     await asyncio.sleep(2)
                     await made.until_whole(BACK_WITHIN_S)
             await require_nothing_held(made)
@@ -136,7 +123,7 @@ async def test_a_planned_failover_is_hardly_noticed(tmp_path: Path) -> None:
         successor = installation.servers[installation.servers.index(first) + 3]
         async with world(installation) as made:
             await made.until_whole(20)
-            async with used(made):
+            async with made.used():
                 await asyncio.sleep(0.3)
                 await asyncio.to_thread(successor.ask, "CLUSTER", "FAILOVER")
                 async with asyncio.timeout(BACK_WITHIN_S):

@@ -65,17 +65,14 @@ async def test_everything_that_is_used_can_move(installation: Installation) -> N
     )
     async with world(installation) as made:
         await made.until_whole(20)
-        requests = [asyncio.create_task(made.requests()) for _ in range(4)]
-        for key in keys:
-            move = Move(installation, key)
-            await asyncio.to_thread(move.begin)
-            await asyncio.to_thread(move.carry)
-            await asyncio.to_thread(move.end)
-            await asyncio.sleep(0.1)
-        await made.until_whole(10)
-        for request in requests:
-            request.cancel()
-        await asyncio.gather(*requests, return_exceptions=True)
+        async with made.used():
+            for key in keys:
+                move = Move(installation, key)
+                await asyncio.to_thread(move.begin)
+                await asyncio.to_thread(move.carry)
+                await asyncio.to_thread(move.end)
+                await asyncio.sleep(0.1)
+            await made.until_whole(10)
         assert made.admitted > 50
         assert not made.failures
         await made.until_settled(10)

@@ -89,11 +89,25 @@ class World:
         self.settlements.add(held, prompt_tokens=5, output_tokens=10)
         return True
 
-    async def requests(self) -> None:
-        """One after the other, of all tenants, until cancelled."""
+    async def requests(self, stop: asyncio.Event) -> None:
+        """One after the other, of all tenants, until asked to stop: who leaves in the middle keeps a place."""
         for tenant in itertools.cycle(TENANTS):
+            if stop.is_set():
+                return
             await self.request(tenant)
             await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def used(self) -> AsyncIterator[None]:
+        """Requests run all the time."""
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(self.requests(stop))
+            try:
+                yield
+            finally:
+                stop.set()
 
     @property
     def sees_everything(self) -> bool:
@@ -189,6 +203,9 @@ async def world(installation: Installation) -> AsyncIterator[World]:
             for loop in running:  # before Python 3.12 redis-py can swallow a cancellation
                 loop.cancel()
             await asyncio.wait(running, timeout=0.1)
+        # Exchanges that nobody waits for any more would open their connections anew after they are closed.
+        if left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=3.0)
         await made.worker.close()
         for client in (gateway, quota_redis, operator):
             await client.aclose()
