@@ -1,9 +1,9 @@
 """`make test` without ARGS: all tests, in two lots side by side.
 
-The lot of the operator and its control plane mostly waits, the other mostly computes, so together they take little
-longer than the longer one alone. Each lot is one pytest run with fixtures of its own; the second one's output follows
-the first one's. Exit status 1 when either failed. A lot that dies of a signal, which may be after its last test passed,
-shows where each thread was (faulthandler), and the last line names it.
+The lot of the operator, the chart and their clusters mostly waits, the other mostly computes, so together they take
+little longer than the longer one alone. Each lot is one pytest run with fixtures of its own; the second one's output
+follows the first one's. Exit status 1 when either failed. A lot that dies of a signal, which may be after its last
+test passed, shows where each thread was (faulthandler), and the last line names it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[1]
-WAITING = ("tests/operator", "tests/cluster")
+WAITING = ("tests/operator", "tests/cluster", "tests/charts", "tests/images", "tests/redis", "tests/e2e")
 OTHERS = "all the other tests"
 POLITELY = ("nice", "-n", "5")
 """What waits gives way: the other lot holds requests to deadlines of a second."""
