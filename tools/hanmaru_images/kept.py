@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_KEPT_PER_IMAGE = 3
+_KEPT_PER_IMAGE = 2
 """A second checkout, or the commit before, need not build again; an archive is up to 900 MB."""
 
 
