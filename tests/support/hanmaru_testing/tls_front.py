@@ -30,6 +30,9 @@ class TlsFront:
         self._context.load_cert_chain(files.cert, files.key)
         self._listener = socket.create_server((_HOST, port), backlog=256)
         self._listener.setblocking(False)
+        self._clients: set[socket.socket] = set()
+        """Closed at the end even where a task that was to serve one never began."""
+        self._serving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -47,20 +50,24 @@ class TlsFront:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        accepting = self._loop.create_task(self._accept())
+        self._loop.add_reader(self._listener, self._accept)
         self._loop.run_forever()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
+        self._loop.remove_reader(self._listener)
+        for task in self._serving:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(accepting, *tasks, return_exceptions=True))
-        self._listener.close()
+        self._loop.run_until_complete(asyncio.gather(*self._serving, return_exceptions=True))
+        for left in (self._listener, *self._clients):
+            left.close()
         self._loop.close()
 
-    async def _accept(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                client, _ = await self._loop.sock_accept(self._listener)
-                group.create_task(self._serve(client))
+    def _accept(self) -> None:
+        """Without `sock_accept`, which loses a client when it is cancelled at the same moment."""
+        with contextlib.suppress(OSError):
+            client, _ = self._listener.accept()
+            self._clients.add(client)
+            task = self._loop.create_task(self._serve(client))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
 
     async def _serve(self, client: socket.socket) -> None:
         writers = []
@@ -82,6 +89,7 @@ class TlsFront:
             for writer in writers:
                 writer.transport.abort()
             client.close()
+            self._clients.discard(client)
 
     async def _first_byte(self, client: socket.socket) -> int:
         client.setblocking(False)
