@@ -41,10 +41,12 @@ class Group:
         return (self.namespace, self.id)
 
 
-def group_of(replica: ReplicaFacts, requests: Amounts) -> Group:
-    """A replica's place in the line. `requests`: what its pods will ask for, used until there are any."""
-    asked = replica.pods[0].requests if replica.pods else requests
-    return Group(replica.namespace, replica.id, replica.size, replica.created_at, asked, replica.pods)
+def group_of(replica: ReplicaFacts) -> Group | None:
+    """A replica's place in the line. None: it ends, or has no pod yet by which to know what it asks for."""
+    if replica.is_terminating or not replica.pods:
+        return None
+    requests = replica.pods[0].requests
+    return Group(replica.namespace, replica.id, replica.size, replica.created_at, requests, replica.pods)
 
 
 @dataclass(frozen=True, slots=True)

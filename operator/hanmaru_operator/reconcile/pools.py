@@ -97,8 +97,7 @@ class PoolReconciler:
 
 def lift_plan(pool: PoolFacts, replicas: Iterable[ReplicaFacts], now: float) -> LiftPlan:
     """The line in front of a pool: whom it lets in, and what that leaves. Deployments ask it for what is free."""
-    groups = [group_of(replica, {}) for replica in replicas if not replica.is_terminating and replica.pods]
-    return plan_lifts(pool, groups, now)
+    return plan_lifts(pool, filter(None, map(group_of, replicas)), now)
 
 
 def _lifting(pod: Entry, lift: LiftGate, at: datetime) -> list[Mapping[str, Any]]:

@@ -95,8 +95,8 @@ class World:
         return PoolFacts(PoolName(name), name, 1, NOW, pool_spec(RACK), rooms)
 
     def lift_plan(self, name: str) -> LiftPlan:
-        waiting = [group_of(g, {GPU: 8.0}) for g in self.groups.values() if g.pool == name and not g.is_terminating]
-        return plan_lifts(self.pool_facts(name), waiting, self.now + self.skew_s)
+        waiting = map(group_of, (group for group in self.groups.values() if group.pool == name))
+        return plan_lifts(self.pool_facts(name), filter(None, waiting), self.now + self.skew_s)
 
     def _option(self, name: str, plan: LiftPlan) -> PoolOption:
         entry = self.pools[name]
