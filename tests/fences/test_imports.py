@@ -31,6 +31,11 @@ _STACK = "sglang,torch,transformers,ray,redis,aiohttp,grpc,jinja2,kopf,kubernete
     ("package", "banned", "skipped"),
     [
         ("hanmaru_contracts", _STACK + ",hanmaru_gateway,hanmaru_operator,hanmaru_worker,hanmaru_cli", ""),
+        (
+            "hanmaru_redis",
+            _STACK.replace("redis,", "") + ",hanmaru_gateway,hanmaru_operator,hanmaru_worker,hanmaru_cli",
+            "",
+        ),
         ("hanmaru_gateway", "torch,sglang,transformers,kubernetes,kopf,lightkube,hanmaru_operator,hanmaru_worker", ""),
         (
             "hanmaru_operator",

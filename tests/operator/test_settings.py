@@ -43,6 +43,50 @@ def test_the_environment_wins_over_the_file(read: Read) -> None:
     assert settings.pod_name == "file"
 
 
+def test_workers_reach_the_operators_redis_as_it_does(read: Read) -> None:
+    own = {
+        "redisUrl": "rediss+sentinel://s/m",
+        "redisCaFile": "/ca",
+        "redisServerName": "redis",
+        "workerRedisUser": "w",
+    }
+    settings = read(own)
+    assert settings.worker_redis_files == {RedisFile.CA: Path("/ca")}
+    assert (settings.render.redis_url, settings.render.redis_server_name) == ("rediss+sentinel://s/m", "redis")
+    given = {
+        "workerRedisCaFile": "/other",
+        "workerRedisCertFile": "/cert",
+        "workerRedisKeyFile": "/key",
+        "workerRedisPasswordFile": "",
+        "workerRedisSentinelPasswordFile": "/sentinel",
+    }
+    told = {
+        RedisFile.CA: "/other",
+        RedisFile.CERT: "/cert",
+        RedisFile.KEY: "/key",
+        RedisFile.SENTINEL_PASSWORD: "/sentinel",
+    }
+    assert read(own | given).worker_redis_files == {file: Path(path) for file, path in told.items()}
+    elsewhere = read(own | {"workerRedisUrl": "redis+cluster://c"})
+    assert (elsewhere.worker_redis_files, elsewhere.render.redis_server_name) == ({}, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"redisUrl": "redis://u:hunter2@r"}, "redisUrl: Value error, a Redis URL holds no user and no password"),
+        ({"workerRedisUrl": "http://r"}, "workerRedisUrl: a Redis URL begins with one of"),
+        ({"workerRedisUrl": "redis://w", "workerRedisCaFile": "/ca"}, "write rediss instead of redis"),
+        ({"redisUrl": "rediss://r", "workerRedisCertFile": "/c"}, "both its certificate's and its key's file"),
+    ],
+)
+def test_a_redis_that_is_said_wrongly_is_refused(read: Read, given: dict[str, str], said: str) -> None:
+    with pytest.raises(HanmaruError) as caught:
+        read(given)
+    assert said in caught.value.message
+    assert "hunter2" not in caught.value.message
+
+
 def test_the_file_decides_what_an_installation_is(read: Read) -> None:
     settings = read(
         {

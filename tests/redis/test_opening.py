@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hanmaru_contracts import redis_keys
 from hanmaru_contracts.names import RequestId
+from hanmaru_gateway.app import open_gateway
+from hanmaru_gateway.settings import Settings
 from hanmaru_redis import UNREACHABLE, RedisError
 from hanmaru_redis.explaining import explain
 from hanmaru_redis.opening import Patience, open_redis
@@ -60,6 +63,22 @@ async def test_worker_operator_and_gateway_meet(installation: Installation) -> N
             assert await made.request(tenant)
         await made.until_settled(10)
         assert not [key for tenant in TENANTS if (key := await made.running(tenant))]
+
+
+async def test_a_gateway_is_ready_with_what_it_is_told(installation: Installation, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s" * 32)
+    settings = Settings(
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        shutdown_timeout_s=0.5,
+        platform_secret_file=tmp_path / "secret",
+        **installation.settings("gateway"),
+    )
+    async with world(installation), open_gateway(settings, {}) as gateway, aiohttp.ClientSession() as client:
+        async with asyncio.timeout(20):
+            while (await client.get(f"http://127.0.0.1:{gateway.http.port}/ready")).status != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
 
 async def test_rights_are_those_of_the_role(installation: Installation) -> None:

@@ -82,6 +82,33 @@ def test_pods_go_to_the_pools_present_nodes() -> None:
     assert terms(Placement(tuple(now), "high", "mine")) == (now, "high", "mine")
 
 
+def test_what_reaches_redis_is_in_the_secret_and_named_in_the_environment() -> None:
+    """An operator that learns of an authority later changes no pod of a revision that it made before."""
+    settings = replace(
+        SETTINGS,
+        redis_url="rediss+sentinel://s:26379/m",
+        redis_server_name="redis",
+        redis_sentinel_user="watcher",
+        redis_files=frozenset(RedisFile),
+    )
+    template = gpu_bundle(settings).pod_template
+    engine = template["spec"]["containers"][0]
+    told = {variable["name"]: variable.get("value") for variable in engine["env"]}
+    assert {name: value for name, value in told.items() if name.startswith("HANMARU_REDIS_")} == {
+        "HANMARU_REDIS_URL": "rediss+sentinel://s:26379/m",
+        "HANMARU_REDIS_USER": "worker",
+        "HANMARU_REDIS_SERVER_NAME": "redis",
+        "HANMARU_REDIS_SENTINEL_USER": "watcher",
+        "HANMARU_REDIS_PASSWORD_FILE": "/hanmaru/secrets/redis-password",
+        "HANMARU_REDIS_CA_FILE": "/hanmaru/secrets/redis-ca.crt",
+        "HANMARU_REDIS_CERT_FILE": "/hanmaru/secrets/redis-client.crt",
+        "HANMARU_REDIS_KEY_FILE": "/hanmaru/secrets/redis-client.key",
+        "HANMARU_REDIS_SENTINEL_PASSWORD_FILE": "/hanmaru/secrets/redis-sentinel-password",
+    }
+    kept = made(gpu_bundle())["StatefulSet"]
+    assert made(gpu_bundle(), redis_files=frozenset(RedisFile), redis_url="rediss://r")["StatefulSet"] == kept
+
+
 def test_the_replicas_secrets_are_its_own_and_can_be_renewed() -> None:
     secret = made(gpu_bundle())["Secret"]
     assert not secret.get("immutable")
