@@ -40,12 +40,15 @@ from hanmaru_operator.types import (
     ConditionType,
     DeploymentFacts,
     ObjectKey,
+    PoolFacts,
     PoolName,
     ReplicaFacts,
     ReplicaPlan,
     Statement,
 )
 
+_LINE_BELIEVED_S = 1.0
+"""How long a pool's line counts while nothing changes: new groups keep their place in it for a minute."""
 FOREIGN_RETRY_S = 30.0
 """Somebody has to rename or delete an object of theirs; its going is not watched."""
 
@@ -62,6 +65,16 @@ class _Seen:
     """What only the reconcile knows, for the status."""
     retry_at: float | None
     """When to ask again for a checkpoint's facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A pool and the line in front of it, as they were."""
+
+    room_version: int
+    at: float
+    pool: PoolFacts
+    plan: LiftPlan
 
 
 class DeploymentReconciler:
@@ -97,6 +110,7 @@ class DeploymentReconciler:
         self._new_suffix = new_suffix
         self._room_since: dict[ObjectKey, float] = {}
         self._wants_room: set[ObjectKey] = set()
+        self._lines: dict[PoolName, _Line] = {}
 
     def wants_room(self, key: ObjectKey) -> bool:
         """Whether its plan may change when a pool has more room."""
@@ -228,12 +242,12 @@ class DeploymentReconciler:
         roomy = []
         for choice in choices:
             name = choice.option.pool
-            pool = self._view.pool(name)
-            if pool is None:
+            line = self._line(name, facts.now)
+            if line is None:
                 roomy.append(choice)
                 continue
-            lines[name] = lift_plan(pool, self._view.replicas_in(name), facts.now)
-            roomy.append(with_room(choice, pool.spec, lines[name]))
+            lines[name] = line.plan
+            roomy.append(with_room(choice, line.pool.spec, line.plan))
         waiting = frozenset(
             replica for line in lines.values() for namespace, replica in line.without_room if namespace == key.namespace
         )
@@ -241,6 +255,19 @@ class DeploymentReconciler:
         with_options = replace(facts, options=options, without_room=waiting)
         since = self._preferred_free_since(key, with_options)
         return replace(with_options, preferred_free_since=since), tuple(roomy)
+
+    def _line(self, name: PoolName, now: float) -> _Line | None:
+        """Everybody who waits for a pool asks at once when its room changes, and each would go through all who wait."""
+        version, last = self._view.room_version, self._lines.get(name)
+        if last is not None and last.room_version == version and abs(now - last.at) < _LINE_BELIEVED_S:
+            return last
+        pool = self._view.pool(name)
+        if pool is None:
+            self._lines.pop(name, None)
+            return None
+        line = _Line(version, now, pool, lift_plan(pool, self._view.replicas_in(name), now))
+        self._lines[name] = line
+        return line
 
     def _preferred_free_since(self, key: ObjectKey, facts: DeploymentFacts) -> float | None:
         """Since when a better pool has had room; forgotten with the process, which only makes the return later."""

@@ -30,6 +30,7 @@ from hanmaru_operator.types import (
 )
 
 _LISTENS_TO = frozenset({kinds.ACCELERATOR_POOLS.kind, kinds.NODES.kind})
+_OF_ROOM = _LISTENS_TO | {kinds.PODS.kind, kinds.STATEFUL_SETS.kind}
 
 
 class View:
@@ -39,12 +40,18 @@ class View:
         self._store = store
         self._specs: dict[PoolName, AcceleratorPoolSpec] | None = None
         self._assigned: dict[PoolName, PoolNodes] = {}
+        self.room_version = 0
+        """Grows with every change that may leave a pool other room, or other groups in it."""
 
     def changed(self, change: Change) -> None:
         """The store tells of every change; what is remembered of pools and nodes is forgotten when they differ."""
-        if change.key.kind not in _LISTENS_TO:
+        kind = change.key.kind
+        if kind not in _OF_ROOM:
             return
-        if change.old is None or change.new is None or not change.old.says_the_same(change.new):
+        if change.old is not None and change.new is not None and change.old.says_the_same(change.new):
+            return
+        self.room_version += 1
+        if kind in _LISTENS_TO:
             self._specs = None
 
     def pool(self, name: PoolName) -> PoolFacts | None:
