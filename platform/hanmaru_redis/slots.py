@@ -142,19 +142,18 @@ class Slots:
         chosen = dict.fromkeys(
             random.sample(known, min(len(known), ASKED_AT_ONCE - 1)) + random.sample(self._seeds, len(self._seeds))
         )
-        running = {asyncio.create_task(self._ask(self.node(host))) for host in list(chosen)[:ASKED_AT_ONCE]}
-        error: BaseException | None = None
+        asked = [asyncio.create_task(self._ask(self.node(host))) for host in list(chosen)[:ASKED_AT_ONCE]]
+        error: Exception | None = None
         try:
-            while running:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
+            for answer in asyncio.as_completed(asked):
+                try:
+                    return await answer
+                except RedisError as failed:
+                    error = failed
         finally:
-            for task in running:
+            for task in asked:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*asked, return_exceptions=True)
         if isinstance(error, ResponseError) and "cluster support disabled" in str(error):
             raise NotACluster("the server is no node of a Redis Cluster") from error
         if isinstance(error, ResponseError):
