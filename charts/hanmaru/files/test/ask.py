@@ -1,4 +1,4 @@
-"""What `helm test` runs in the gateway's image: is the gateway ready, and, given a tenant's key, does it complete?
+"""Is the gateway ready, and, given a tenant's key, does it complete? `helm test` runs this in the gateway's image.
 
 Tells of the answer only how long it is. Exit code 1 with one sentence when something is wrong.
 """
@@ -22,6 +22,7 @@ UNVERIFIED.verify_mode = ssl.CERT_NONE
 
 
 def ask(path, body=None, key=None, timeout_s=10.0):
+    """The body of an answer. Raises OSError for any other than 2xx."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(BASE + path, data, headers)
@@ -30,6 +31,7 @@ def ask(path, body=None, key=None, timeout_s=10.0):
 
 
 def await_ready():
+    """Return when the gateway says so; exit with what it says instead once READY_DEADLINE_S have passed."""
     deadline_s = time.monotonic() + READY_DEADLINE_S
     while True:
         try:
@@ -43,6 +45,7 @@ def await_ready():
 
 
 def main():
+    """Ask, and tell."""
     await_ready()
     print("the gateway is ready")
     key_file = os.environ.get("HANMARU_TEST_KEY_FILE")
