@@ -38,8 +38,8 @@ def test_a_group_of_sixteen_devices_waits_for_the_second_node_and_is_bound_as_on
         capabilities={"maxContextTokens": 32768, "dtypes": ["bfloat16"], "features": ["hybrid-kv"]},
         podTemplate=world.sleeping_pool_template(),
     )
-    # The tiny checkpoint has four heads: 16 devices are four of each of tensor and pipeline.
-    parallelism = {"tensor": 4, "pipeline": 4}
+    # The tiny checkpoint has four heads: 16 devices hold four copies of its attention.
+    parallelism = {"tensor": 16, "data": 4}
     world.deploy(NAME, "gpus", serving={"contextTokens": 4096, "parallelism": parallelism})
     with progress.step("both pods are gated, and it is said why"):
         world.kube.wait("both pods are there", lambda: len(world.workers(NAME)) == 2, within_s=60)
@@ -52,8 +52,7 @@ def test_a_group_of_sixteen_devices_waits_for_the_second_node_and_is_bound_as_on
     with progress.step("both pods run"):
         pods = world.kube.wait("both run", lambda: _running(world.workers(NAME)), within_s=60)
     assert {pod["spec"]["nodeName"] for pod in pods} == {SYSTEM_NODE, OTHER_NODE}
-    world.kube.delete(world.deployment_path(NAME))
-    world.kube.wait("they are gone", lambda: not world.workers(NAME), within_s=90)
+    world.undeploy(NAME)
     world.kube.kubectl("delete", "acceleratorpool", "gpus")
     assert world.kube.find(f"/apis/serving.hanmaru.dev/v1alpha1/acceleratorpools/{names.POOL}")
 
