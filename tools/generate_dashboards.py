@@ -336,7 +336,9 @@ def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     for dashboard in DASHBOARDS:
         file = OUTPUT / f"{dashboard.uid.removeprefix('hanmaru-')}.json"
-        file.write_text(json.dumps(render(dashboard), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(render(dashboard), indent=2, ensure_ascii=False)
+        # The first member, which names this generator, belongs on the first line.
+        file.write_text(text.replace("{\n  ", "{", 1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
