@@ -25,13 +25,13 @@ ENV_EVIDENCE = "HANMARU_E2E_EVIDENCE"
 ORDER = (
     "test_install",
     "test_tenants",
-    "test_placing",
     "test_group",
     "test_trust",
     "test_replicas",
     "test_control",
     "test_upgrade",
     "test_maintenance",
+    "test_placing",
     "test_uninstall",
 )
 """Of the modules with the marker `e2e`. One release lives through all of them, with a ready replica or more."""

@@ -5,7 +5,7 @@ Standard input: `[{"address": "10.244.1.3", "port": 30000}, …]`; the answer ad
     refused       nobody listens there, or a policy stops us
     401, 404, …   status of `GET /v1/models`; a status below 400 is an open door
     NOAUTH        Redis wants a password
-    UNAUTHENTICATED   gRPC wants a token (asked for one of Ray's methods)
+    UNAUTHENTICATED   gRPC wants a key or a token for the methods that it knows
     grpc …        any other status of gRPC
     closed        it hangs up on whatever we say
     silent        it listens and says nothing to HTTP, Redis or gRPC
@@ -20,7 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 CONNECT_S = 3.0
 ANSWER_S = 3.0
-GRPC_METHOD = "/ray.rpc.InternalKVGcsService/InternalKVKeys"
+GRPC_METHODS = (
+    "/hanmaru.v1.Inference/ListModels",
+    "/ray.rpc.InternalKVGcsService/InternalKVKeys",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/FreeObjects",
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "/ray.rpc.ReporterService/GetTraceback",
+    "/ray.rpc.RuntimeEnvGcsService/PinRuntimeEnvURI",
+)
+"""One of each service that may be behind a port; only its own refuses, the others are unknown there."""
 
 
 def knock(address: str, port: int) -> str:
@@ -59,13 +68,20 @@ def _grpc(address: str, port: int) -> str | None:
     except ImportError:
         return None
     with grpc.insecure_channel(f"{address}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
-        call = channel.unary_unary(GRPC_METHOD, request_serializer=bytes, response_deserializer=bytes)
-        try:
-            call(b"", timeout=ANSWER_S)
-        except grpc.RpcError as error:
-            code = error.code().name
-            return None if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") else code
-    return "grpc OK"
+        said = "UNIMPLEMENTED"
+        for method in GRPC_METHODS:
+            call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
+            try:
+                call(b"", timeout=ANSWER_S)
+            except grpc.RpcError as error:
+                code = error.code().name
+            else:
+                return f"grpc OK {method}"
+            if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                return None
+            if code != "UNIMPLEMENTED":
+                said = code
+        return said
 
 
 def _say(address: str, port: int, words: bytes) -> bytes:
