@@ -44,7 +44,7 @@ def test_the_operator_killed_in_the_middle_of_a_rollout_ends_it_all_the_same(
     old = set(uids(world.serving(model, names.NAMESPACE)).values())
     [revision] = {pod["metadata"]["labels"][LABEL_REVISION] for pod in world.serving(model, names.NAMESPACE)}
     with clients.load(demo, model) as load:
-        spec = {"spec": {"lifecycle": {"drainSeconds": 21}, "rollout": {"maxSurge": 1, "maxUnavailable": 0}}}
+        spec = {"spec": {"lifecycle": {"drainSeconds": 21}}}
         world.kube.patch(world.deployment_path(model, names.NAMESPACE), spec)
         with progress.step("a pod of the new revision is there"):
             world.kube.wait(

@@ -10,6 +10,7 @@ from hanmaru_e2e.world import MODELS, Clients, Key, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 GROUP = "tiny-group"
+GROUP_SLOT = "hanmaru.test/group"
 
 
 @pytest.fixture(scope="module")
@@ -17,13 +18,8 @@ def group(world: World, model: str, progress: Progress) -> str:
     """The deployment, when it serves. It stays for the tests of trust, which delete it."""
     world.claims(MODELS)
     image = {"type": "Image", "image": {"reference": world.target.images["checkpoint"]}}
-    # A whole core each, and no node has two left: so each gets a node of its own.
-    engine = {"name": "engine", "resources": {"requests": {"cpu": "1"}}}
-    serving = {
-        "contextTokens": 4096,
-        "parallelism": {"tensor": 2},
-        "podTemplate": {"spec": {"containers": [engine]}},
-    }
+    template = names.one_a_node(world.target, GROUP_SLOT)
+    serving = {"contextTokens": 4096, "parallelism": {"tensor": 2}, "podTemplate": template}
     world.deploy(GROUP, names.POOL, source=image, serving=serving)
     with progress.step("the group of two pods serves"):
         world.await_serving(GROUP, 1, within_s=400)

@@ -109,6 +109,7 @@ def cluster_values(target: Target) -> Manifest:
         "collector": {"image": image("collector")},
     }
     values["pools"] = {POOL: {"devices": {"perNode": 1}, "podTemplate": worker_template(target)}}
+    values["modelDeployments"] = {MODEL: {"serving": {"podTemplate": one_a_node(target, f"hanmaru.test/{MODEL}")}}}
     if target.own is not None:
         here = {"nodeSelector": {"kubernetes.io/hostname": SYSTEM_NODE}}
         for component in ("operator", "redis", "collector"):
@@ -116,6 +117,16 @@ def cluster_values(target: Target) -> Manifest:
         values["gateway"]["ray"]["redis"] |= here
         values["gateway"]["ray"]["head"] = here
     return values
+
+
+def one_a_node(target: Target, slot: str) -> Manifest:
+    """Of a deployment: each node of ours has one slot, so no two of its pods share a node."""
+    if target.own is None:
+        return {}
+    for node in target.own.nodes:
+        target.own.set_resource(node, slot, "1")
+    one = {slot: "1"}
+    return {"spec": {"containers": [{"name": "engine", "resources": {"requests": one, "limits": one}}]}}
 
 
 def worker_template(target: Target) -> Manifest:
