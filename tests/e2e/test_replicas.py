@@ -65,7 +65,8 @@ def test_a_node_cut_off_is_outlived_and_healed(
     if own is None:
         pytest.skip("cuts a node off, which is done on the cluster made here alone")
     world.await_serving(model, 2, namespace=names.NAMESPACE)
-    with clients.load(demo, model) as load:
+    with clients.load(demo, model, callers=8) as load:
+        clients.run("sink.py", "7000", "4")  # until every caller has been answered
         own.cut(OTHER_NODE)
         try:
             with progress.step("the node is not ready"):
