@@ -1,9 +1,10 @@
-"""`make test` without ARGS: all tests, in two lots side by side.
+"""`make test` without ARGS: all tests, in two lots side by side, then those with real nodes.
 
-The lot of the operator, the chart and their clusters mostly waits, the other mostly computes, so together they take
-little longer than the longer one alone. Each lot is one pytest run with fixtures of its own; the second one's output
-follows the first one's. Exit status 1 when either failed. A lot that dies of a signal, which may be after its last
-test passed, shows where each thread was (faulthandler), and the last line names it.
+The lot of the operator, the chart and Redis mostly waits, the other mostly computes, so together they take little
+longer than the longer one alone. Clusters of real nodes start containers and engines with deadlines of their own: they
+come last and have the machine to themselves. Each lot is one pytest run with fixtures of its own; the second one's
+output follows the first one's. Exit status 1 when one failed. A lot that dies of a signal, which may be after its last
+test passed, shows where each thread was (faulthandler), and the last lines name it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[1]
-WAITING = ("tests/operator", "tests/cluster", "tests/charts", "tests/images", "tests/redis", "tests/e2e")
+WAITING = ("tests/operator", "tests/cluster", "tests/charts", "tests/redis")
+ON_REAL_NODES = ("tests/cluster/test_real.py", "tests/cluster/test_real_traces.py", "tests/images", "tests/e2e")
 OTHERS = "all the other tests"
 POLITELY = ("nice", "-n", "5")
 """What waits gives way: the other lot holds requests to deadlines of a second."""
@@ -26,24 +29,43 @@ END_S = 60.0
 
 
 def main() -> int:
-    """Run both lots; 0 when all tests passed."""
+    """Run all lots; 0 when all tests passed."""
     begun_s = time.monotonic()
+    codes = _side_by_side()
+    print(f"\n=== {' '.join(ON_REAL_NODES)}, alone ===\n", flush=True)
+    last = _start([*ON_REAL_NODES], None)
+    try:
+        codes[" ".join(ON_REAL_NODES)] = last.wait()
+    except KeyboardInterrupt:
+        codes[" ".join(ON_REAL_NODES)] = _end(last)
+    print(f"all lots: {time.monotonic() - begun_s:.0f} s")
+    for lot, code in codes.items():
+        print(f"  {lot}: {_outcome(code)}")
+    return int(any(codes.values()))
+
+
+def _side_by_side() -> dict[str, int]:
+    """Exit statuses of the two lots that share the machine."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         # A cache folder of its own: both write which tests failed last.
-        beside = _start([*WAITING, "-o", "cache_dir=.pytest_cache/waiting"], output, before=POLITELY)
-        first = _start([f"--ignore={folder}" for folder in WAITING], None)
+        waiting = [*WAITING, *_without(ON_REAL_NODES), "-o", "cache_dir=.pytest_cache/waiting"]
+        beside = _start(waiting, output, before=POLITELY)
+        first = _start(_without((*WAITING, *ON_REAL_NODES)), None)
         try:
-            codes = [first.wait(), beside.wait()]
+            codes = {OTHERS: first.wait(), " ".join(WAITING): beside.wait()}
         except KeyboardInterrupt:
-            codes = [_end(first), _end(beside)]
+            _end(first)
+            _end(beside)
+            raise
         output.seek(0)
         print(f"\n=== {' '.join(WAITING)}, run beside the above ===\n")
         for line in output:
             print(line, end="")
-    print(f"both lots: {time.monotonic() - begun_s:.0f} s")
-    for lot, code in zip((OTHERS, " ".join(WAITING)), codes, strict=True):
-        print(f"  {lot}: {_outcome(code)}")
-    return int(any(codes))
+    return codes
+
+
+def _without(folders: Sequence[str]) -> list[str]:
+    return [f"--ignore={folder}" for folder in folders]
 
 
 def _start(arguments: list[str], output: IO[str] | None, *, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
