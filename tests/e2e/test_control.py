@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hanmaru_contracts.names import LABEL_REVISION
+from hanmaru_contracts.names import ANNOTATION_RESTARTED_AT, LABEL_REVISION
 from hanmaru_e2e import release as names
 from hanmaru_e2e.kube import Manifest, is_ready, uids
 from hanmaru_e2e.progress import Progress
@@ -41,11 +41,14 @@ def test_the_ray_head_killed_under_load_fails_no_request(
 def test_the_operator_killed_in_the_middle_of_a_rollout_ends_it_all_the_same(
     world: World, clients: Clients, demo: Key, model: str, progress: Progress
 ) -> None:
-    old = set(uids(world.serving(model, names.NAMESPACE)).values())
-    [revision] = {pod["metadata"]["labels"][LABEL_REVISION] for pod in world.serving(model, names.NAMESPACE)}
+    path = world.deployment_path(model, names.NAMESPACE)
+    replicas = world.kube.get(path)["spec"]["replicas"]
+    before = world.await_serving(model, replicas, namespace=names.NAMESPACE)
+    old = set(uids(before).values())
+    [revision] = {pod["metadata"]["labels"][LABEL_REVISION] for pod in before}
     with clients.load(demo, model) as load:
-        spec = {"spec": {"lifecycle": {"drainSeconds": 21}}}
-        world.kube.patch(world.deployment_path(model, names.NAMESPACE), spec)
+        # As `hanmaru rollout restart` does it: nothing of the spec, which is helm's to write.
+        world.kube.patch(path, {"metadata": {"annotations": {ANNOTATION_RESTARTED_AT: "2026-01-01T00:00:00Z"}}})
         with progress.step("a pod of the new revision is there"):
             world.kube.wait(
                 "the rollout has begun",
@@ -55,7 +58,6 @@ def test_the_operator_killed_in_the_middle_of_a_rollout_ends_it_all_the_same(
         [operator] = component(world, "operator")
         world.kill_pod(names.NAMESPACE, operator["metadata"]["name"])
         with progress.step("the rollout is complete"):
-            replicas = len(old)
             pods = world.await_serving(model, replicas, namespace=names.NAMESPACE, within_s=500)
     progress.fact("operatorKilled", load.summary)
     load.require_no_failure()
