@@ -30,10 +30,9 @@ def test_an_uninstall_with_a_live_deployment_is_quick_and_leaves_what_users_own(
     world: World, release: Release, model: str, progress: Progress
 ) -> None:
     world.claims(MODELS)
-    # A user's deployment on a user's pool; its worker need not serve to be alive.
-    spec = world.kube.get(f"/apis/{GROUP}/v1alpha1/acceleratorpools/{names.POOL}")["spec"]
-    world.pool(f"{USERS}-pool", **spec)
-    world.deploy(USERS, f"{USERS}-pool")
+    # A user's deployment, on the release's pool since a node counts for its oldest pool alone; its worker need not
+    # serve to be alive.
+    world.deploy(USERS, names.POOL)
     world.kube.wait(
         "its worker runs",
         lambda: [pod for pod in world.workers(USERS) if pod["status"].get("phase") == "Running"],
