@@ -61,7 +61,6 @@ def test_the_definitions_stay_when_their_chart_is_uninstalled(world: World, rele
 def test_users_namespaces_delete_afterwards(world: World, progress: Progress) -> None:
     with progress.step("the users' namespaces are gone"):
         world.kube.kubectl("delete", "namespace", MODELS, CLIENTS, names.NAMESPACE, "--wait", "--timeout=120s")
-    world.kube.kubectl("delete", "acceleratorpool", f"{USERS}-pool")
 
 
 def _left(world: World) -> list[str]:
