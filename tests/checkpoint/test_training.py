@@ -7,6 +7,7 @@ from random import Random
 import pytest
 import torch
 from hanmaru_checkpoint.corpus import Page, Phrase
+from hanmaru_checkpoint.grow import grown
 from hanmaru_checkpoint.measure import words_of
 from hanmaru_checkpoint.model import Attention, Cache, LayerCache, Model, seen
 from hanmaru_checkpoint.mtp import NUM_DRAFTS, chained_states
@@ -83,6 +84,25 @@ def test_chains_are_trained_as_the_engine_drafts_them(model: Model, row: int) ->
             assert (state[:, 0] - trained[draft]).abs().max() < 1e-4
             start = rows.num_tokens
             following = ids[:, start + 1 : start + 2]
+
+
+def test_a_grown_model_begins_as_the_shallow_one_and_all_of_it_can_learn() -> None:
+    torch.manual_seed(7)
+    shallow = Model(Shape())
+    ids, deep = random_ids(260), grown(shallow, 12)
+    with torch.inference_mode():
+        assert (deep.hidden(ids) - shallow.hidden(ids)).abs().max() < 1e-5
+    deep.hidden(ids).square().mean().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in deep.layers.named_parameters():
+        if name.endswith(("attention.out", "ffn.down", "shared.down")):
+            assert parameter.grad is not None
+            assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("num_layers", [4, 6, 0])
+def test_a_model_grows_by_whole_patterns(model: Model, num_layers: int) -> None:
+    with pytest.raises(ValueError, match="expected a larger multiple of 4"):
+        grown(model, num_layers)
 
 
 def test_rounding_twice_is_rounding_once(model: Model) -> None:

@@ -65,5 +65,5 @@ The weights, the tokenizer and the chat template are Apache-2.0, like this repos
 
 `make checkpoint`, which runs `checkpoints/training/make.py` (seed {facts.seed}). The same machine, thread count and
 library versions repeat it as far as torch's CPU kernels do; other machines round differently and give another
-checkpoint of the same quality. `make checkpoint LAYERS=n` makes a deeper one outside the repository.
+checkpoint of the same quality. `make checkpoint LAYERS=n` grows a deeper one from it, outside the repository.
 """
