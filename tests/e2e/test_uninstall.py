@@ -44,8 +44,18 @@ def test_an_uninstall_with_a_live_deployment_is_quick_and_leaves_what_users_own(
     with progress.step("helm uninstall"):
         release.uninstall()
         left_s = BOUND_S - (time.monotonic() - begun_s)
-        world.kube.wait("nothing of the release is left", lambda: not _left(world), within_s=left_s)
+        going: list[str] = []
+
+        def is_gone() -> bool:
+            left = _left(world)
+            going[:] = left or going
+            if left:
+                raise RuntimeError(f"left are {', '.join(left)}")
+            return True
+
+        world.kube.wait("nothing of the release is left", is_gone, within_s=left_s)
     progress.fact("uninstallSeconds", round(time.monotonic() - begun_s, 1))
+    progress.fact("wentLast", going)
     assert time.monotonic() - begun_s <= BOUND_S
 
     assert workers == {pod["metadata"]["uid"] for pod in world.workers(USERS)}, "a user's worker was not left alone"

@@ -229,7 +229,7 @@ class Clients:
         self._kube.kubectl("-n", self._namespace, "wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
 
     def ask(self, kind: str, key: Key, model: str) -> Manifest:
-        """One question by `ask.py`: openai, stream, grpc or models."""
+        """One question by `ask.py`: openai, stream, greedy, grpc or models."""
         url = self._release.grpc_url if kind == "grpc" else self._release.url
         found: Manifest = json.loads(self.run("ask.py", kind, url, key.text, model))
         return found

@@ -1,6 +1,6 @@
 """One question to a gateway by the clients that users have; prints one JSON line. Runs in a pod of the client image.
 
-`python ask.py openai|stream|grpc|models URL KEY MODEL`. A refusal is an answer too: `{"status": 401, "code": …}`.
+`python ask.py openai|stream|greedy|grpc|models URL KEY MODEL`. A refusal is an answer too: `{"status": 401, "code": …}`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 DEADLINE_S = 60.0
 NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}, "ignore_eos": True}
 MESSAGES: Any = [{"role": "user", "content": "Who are you?"}]
+PROMPT = "Who are you? " * 40
+"""Longer than a sliding window, for the answer that is compared with the reference's."""
 TOKENS = 24
 
 
@@ -24,6 +26,12 @@ def by_openai(kind: str, url: str, key: str, model: str) -> dict[str, Any]:
     try:
         if kind == "models":
             return {"status": 200, "models": sorted(found.id for found in client.models.list())}
+        if kind == "greedy":
+            told = client.completions.create(
+                model=model, prompt=PROMPT, max_tokens=TOKENS, temperature=0, extra_body={"ignore_eos": True}
+            )
+            tokens = told.usage.completion_tokens if told.usage else 0
+            return {"status": 200, "prompt": PROMPT, "text": told.choices[0].text, "tokens": tokens}
         asked: Any = {"model": model, "messages": MESSAGES, "max_tokens": TOKENS, "extra_body": NO_THINKING}
         if kind == "openai":
             answer = client.chat.completions.create(**asked)
