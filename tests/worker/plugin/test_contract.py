@@ -1,27 +1,50 @@
-"""The pinned SGLang still has every name our plugin stands on; a failure says what moved and who used it."""
+"""The pinned SGLang still has every name our plugin stands on; a failure says what moved and who used it.
+
+The sources keep the tables complete: a name of SGLang that our plugin imports, hooks or spells without a row here, a
+row whose user is not on the page, and a hooked target that the page does not name all fail.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pkgutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import hanmaru_worker.plugin
 import pytest
+from hanmaru_testing.upstream import (
+    incomplete_sections,
+    is_covered,
+    names_on,
+    names_spelt,
+    names_used,
+    refused_call,
+    subclasses_of_upstream,
+)
 
 pytestmark = [pytest.mark.usefixtures("plugin_loaded"), pytest.mark.timeout(180)]
 
 ENTRY = "docs/sglang-plugin.md"
+PAGE = (Path(__file__).parents[3] / ENTRY).read_text()
+SOURCES = Path(hanmaru_worker.plugin.__file__).parent
 
 CALLABLES: dict[str, tuple[str, list[str]]] = {
-    # target: (who uses it, leading parameters we rely on)
+    # target: (who uses it, its first parameters); "..." where it has more without a default, and we do not call it
     "sglang.srt.utils.hf_transformers.config.get_config": ("hooks.state_hybrid_layout", ["model", "trust_remote_code"]),
-    "sglang.srt.models.exaone_moe.ExaoneMoEAttention.__init__": ("hooks.narrow_window", ["self", "config"]),
+    "sglang.srt.models.exaone_moe.ExaoneMoEAttention.__init__": ("hooks.narrow_window", ["self", "config", "..."]),
     "sglang.srt.utils.auth.decide_request_auth": (
         "access.decide",
         ["method", "path", "authorization_header", "api_key", "admin_api_key", "auth_level"],
     ),
-    "sglang.srt.utils.auth.add_api_key_middleware": ("access.refuse_web_sockets", ["app"]),
-    "sglang.srt.arg_groups.model_override_base.register_model_override": ("hooks.register", ["architecture"]),
+    "sglang.srt.utils.auth.add_api_key_middleware": ("access.refuse_web_sockets", ["app", "api_key", "admin_api_key"]),
+    "sglang.srt.arg_groups.model_override_base.register_model_override": (
+        "hooks.choose_attention_backend",
+        ["architecture"],
+    ),
     "sglang.srt.arg_groups.model_override_base.attention_backends_of": ("hooks.choose_attention_backend", ["cfg"]),
     "sglang.srt.arg_groups.model_override_base.resolving_view": ("hooks.choose_attention_backend", ["server_args"]),
     "sglang.srt.plugins.hook_registry.HookRegistry.register": ("hooks.register", ["target", "hook", "hook_type"]),
@@ -57,7 +80,10 @@ CALLABLES: dict[str, tuple[str, list[str]]] = {
         "cpu.HanmaruCpuPlatform",
         ["self", "device"],
     ),
-    "sglang.srt.arg_groups.choices.add_attention_backend_choices": ("cpu.HanmaruCpuPlatform", []),
+    "sglang.srt.platforms.device_mixin.DeviceMixin.is_out_of_tree": ("hooks.choose_attention_backend", ["self"]),
+    "sglang.srt.platforms.interface.PlatformCapabilities": ("cpu.HanmaruCpuPlatform", []),
+    "sglang.srt.runtime_context.get_platform": ("hooks.choose_attention_backend", []),
+    "sglang.srt.arg_groups.choices.add_attention_backend_choices": ("cpu.HanmaruCpuPlatform", ["iterable"]),
     "sglang.srt.layers.attention.attention_registry.register_attention_backend": ("cpu.HanmaruCpuPlatform", ["name"]),
     "sglang.srt.layers.attention.base_attn_backend.AttentionBackend.init_forward_metadata": (
         "attention.NativeAttentionBackend",
@@ -105,7 +131,21 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
     "sglang.srt.configs.model_config.is_hybrid_swa_model": ("hooks.state_hybrid_layout", ["is_hybrid_swa"]),
     "sglang.srt.configs.model_config.get_hybrid_layer_ids": ("hooks.state_hybrid_layout", ["hybrid_layer_pattern"]),
     "sglang.srt.arg_groups.model_overrides.exaone": ("hooks.state_hybrid_layout", ["sliding_window_pattern"]),
-    "sglang.srt.models.exaone_moe": ("hooks.state_hybrid_layout", ["config.is_moe_layer"]),
+    "sglang.srt.models.exaone_moe": (
+        "hooks.state_hybrid_layout, models",
+        ["config.is_moe_layer", "ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"],
+    ),
+    "sglang.srt.models.exaone_moe_mtp": ("models", ["ExaoneMoEForCausalLMMTP"]),
+    "sglang.srt.runtime_context": ("hooks.choose_attention_backend", ['"device_sm"', '"is_cuda"', '"is_sm100"']),
+    "sglang.srt.platforms": ("hooks.choose_attention_backend", ["current_platform"]),
+    "sglang.srt.platforms.device_mixin": ("cpu.HanmaruCpuPlatform", ["DeviceCapability", "PlatformEnum", "OOT"]),
+    "sglang.srt.plugins.hook_registry.HookType": ("hooks.register", ["AFTER", "AROUND"]),
+    "sglang.srt.arg_groups.choices": ("cpu.HanmaruCpuPlatform", ["ATTENTION_BACKEND_CHOICES"]),
+    "sglang.srt.layers.radix_attention.AttentionType": ("attention.NativeAttentionBackend", ["DECODER"]),
+    "sglang.srt.model_executor.model_runner.ModelRunner": (
+        "attention.NativeAttentionBackend",
+        ["self.req_to_token_pool", "token_to_kv_pool"],
+    ),
     "sglang.srt.models.exaone_moe.ExaoneMoEAttention.__init__": (
         "hooks.narrow_window",
         ["self.sliding_window =", "self.attn = RadixAttention(", "sliding_window_size="],
@@ -133,11 +173,30 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
 }
 
 
+OWN_METHODS = {"NativeAttentionBackend.begin"}
+"""Public methods of our subclasses that no class of SGLang has: by mistake they would override nothing."""
+
+CONTRACT = {
+    *CALLABLES,
+    *FIELDS,
+    *MENTIONED,
+    *(f"{target}.{word}" for target, (_, words) in MENTIONED.items() for word in words),
+}
+"""What `is_covered` looks a name up in: words of a module are names of it."""
+
+
 @pytest.mark.parametrize("target", CALLABLES)
 def test_a_callable_we_hook_override_or_call_keeps_its_parameters(target: str) -> None:
     user, expected = CALLABLES[target]
-    found = list(inspect.signature(_resolve(target, user)).parameters)[: len(expected)]
-    assert found == expected, f"SGLang changed {target}: it begins with {found}, {user} expects {expected}; see {ENTRY}"
+    known = [name for name in expected if name != "..."]
+    parameters = inspect.signature(_resolve(target, user)).parameters
+    found = list(parameters)
+    said = (
+        f"SGLang changed {target}: it takes ({', '.join(found)}), {user} expects ({', '.join(expected)}); see {ENTRY}"
+    )
+    assert found[: len(known)] == known, said
+    added = [each.name for each in list(parameters.values())[len(known) :] if _must_be_given(each)]
+    assert "..." in expected or not added, f"{said}. Without a default: {', '.join(added)}"
 
 
 @pytest.mark.parametrize("target", FIELDS)
@@ -155,33 +214,101 @@ def test_what_we_reach_by_name_alone_is_still_there(target: str) -> None:
     assert not missing, f"SGLang's {target} no longer has {missing}, on which {user} rests; see {ENTRY}"
 
 
-def test_every_registered_hook_was_applied_and_is_under_contract() -> None:
+def test_every_name_our_sources_use_is_under_contract() -> None:
+    loose = [f"{name} (in {file})" for name, file in names_used(SOURCES).items() if not is_covered(name, CONTRACT)]
+    assert not loose, f"add to CALLABLES, FIELDS or MENTIONED, and to {ENTRY} where it is hooked: {', '.join(loose)}"
+
+
+def test_every_target_our_sources_spell_is_on_the_page() -> None:
+    unsaid = [f"{name} (in {file})" for name, file in names_spelt(SOURCES).items() if name not in names_on(PAGE)]
+    assert not unsaid, f"{ENTRY} has no entry for {', '.join(unsaid)}"
+
+
+def test_every_row_names_a_user_that_exists_and_is_on_the_page() -> None:
+    users = {user.partition(",")[0] for table in (CALLABLES, FIELDS, MENTIONED) for user, _ in table.values()}
+    for user in sorted(users):
+        _resolve(f"hanmaru_worker.plugin.{user}", "a row of this test")
+    unsaid = sorted(user for user in users if user not in PAGE)
+    assert not unsaid, f"{ENTRY} says nothing of {', '.join(unsaid)}: say what each touches, why, and when to drop it"
+
+
+def test_every_name_on_the_page_is_under_contract() -> None:
+    unknown = sorted(name for name in names_on(PAGE) if not is_covered(name, CONTRACT))
+    assert not unknown, f"{ENTRY} names what no row of this test checks: {', '.join(unknown)}"
+
+
+def test_every_entry_of_the_page_says_target_reason_and_end() -> None:
+    assert "### " in PAGE
+    assert not incomplete_sections(PAGE), f"entries of {ENTRY} without target, why, or when to drop it"
+
+
+def test_every_registered_hook_was_applied_and_stands_on_the_page_and_in_this_test() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry
 
-    ours = {
-        target
-        for target, hooks in HookRegistry._hooks.items()
-        if any(hook.__module__.startswith("hanmaru_worker.") for _, hook, _ in hooks)
-    }
+    ours = {target for target, _, _ in _hooks()}
     assert ours, "SGLang has not loaded our plugin"
     assert ours <= HookRegistry._patched, "SGLang logged why it could not apply a hook of ours"
-    assert ours <= set(CALLABLES)
+    assert ours <= {*CALLABLES}, f"hooked without a row in CALLABLES: {sorted(ours - set(CALLABLES))}"
+    assert ours <= names_on(PAGE), f"hooked without an entry in {ENTRY}: {sorted(ours - names_on(PAGE))}"
 
 
-def test_every_method_of_our_platform_and_backend_overrides_one_of_upstreams() -> None:
-    from hanmaru_worker.plugin.attention import NativeAttentionBackend
-    from hanmaru_worker.plugin.cpu import HanmaruCpuPlatform
-    from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
-    from sglang.srt.platforms.interface import SRTPlatform
+def test_every_hook_takes_what_its_target_is_called_with() -> None:
+    from sglang.srt.plugins.hook_registry import HookType
 
-    for ours, theirs in ((HanmaruCpuPlatform, SRTPlatform), (NativeAttentionBackend, AttentionBackend)):
-        public = {name for name, value in vars(ours).items() if callable(value) and not name.startswith("_")}
-        gone = sorted(name for name in public if not hasattr(theirs, name))
-        assert not gone, f"SGLang's {theirs.__name__} has no {gone} any more; {ours.__name__} overrides them in vain"
+    for target, kind, hook in _hooks():
+        leading = ["result or original"] if kind in (HookType.AFTER, HookType.AROUND) else []
+        refused = refused_call(_original(target), hook, *leading)
+        assert not refused, f"SGLang changed {target}: {hook.__qualname__} cannot take its call: {refused}; see {ENTRY}"
+
+
+def test_every_public_method_of_a_class_of_ours_overrides_one_of_upstreams_and_takes_its_call() -> None:
+    for ours in subclasses_of_upstream(_modules()):
+        theirs = next(base for base in ours.__mro__ if base.__module__.startswith("sglang."))
+        for name, method in vars(ours).items():
+            if name.startswith("_") or not inspect.isfunction(method):
+                continue
+            is_own = f"{ours.__name__}.{name}" in OWN_METHODS
+            assert hasattr(theirs, name) != is_own, (
+                f"SGLang's {theirs.__name__} {'has' if is_own else 'has no'} {name}: is {ours.__name__}.{name} meant to"
+                " override one? OWN_METHODS has what is ours alone"
+            )
+            if is_own:
+                continue
+            refused = refused_call(inspect.unwrap(getattr(theirs, name)), method)
+            assert not refused, f"SGLang changed {theirs.__name__}.{name}, which {ours.__name__} overrides: {refused}"
+
+
+def _hooks() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    for target, hooks in HookRegistry._hooks.items():
+        for kind, hook, _source in hooks:
+            if hook.__module__.startswith("hanmaru_worker."):
+                yield target, kind, hook
+
+
+def _original(target: str) -> Any:
+    """What is hooked, as a hook is called for it: a class method with its class."""
+    owner, _, name = target.rpartition(".")
+    raw = inspect.getattr_static(_resolve(owner, "a hook"), name)
+    return inspect.unwrap(raw.__func__ if isinstance(raw, classmethod | staticmethod) else raw)
+
+
+def _modules() -> Iterator[Any]:
+    package = hanmaru_worker.plugin
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SGLang's own
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            yield importlib.import_module(found.name)
+
+
+def _must_be_given(parameter: inspect.Parameter) -> bool:
+    is_variadic = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.default is inspect.Parameter.empty and not is_variadic
 
 
 def _resolve(target: str, user: str) -> Any:
     try:
         return pkgutil.resolve_name(target)
     except (ImportError, AttributeError) as error:
-        pytest.fail(f"SGLang has no {target} any more ({error}); {user} needs it, see {ENTRY}")
+        pytest.fail(f"there is no {target} any more ({error}); {user} needs it, see {ENTRY}")
