@@ -31,6 +31,7 @@ _DATA_KEPT = frozenset({"ConfigMap", "ControllerRevision", "Secret"})
 _NOT_DIGESTED = frozenset({"apiVersion", "kind", "metadata", "status"})
 _OUR_PREFIX = "serving.hanmaru.dev/"
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+_CRASHING = "CrashLoopBackOff"
 _IMAGE_MISSING = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"})
 """A kubelet says the first two in turn."""
 _MAX_TROUBLE_CHARS = 300
@@ -294,6 +295,8 @@ def _trouble(status: Mapping[str, Any], *, can_be_unschedulable: bool) -> str:
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = str(waiting.get("reason") or "")
+        if not reason and _runs_between_two_ends(container):
+            reason = _CRASHING
         if reason and reason not in _STARTING:
             return f"{container['name']}: {_said(reason, waiting, container)}"[:_MAX_TROUBLE_CHARS]
     if can_be_unschedulable:
@@ -303,10 +306,16 @@ def _trouble(status: Mapping[str, Any], *, can_be_unschedulable: bool) -> str:
     return ""
 
 
+def _runs_between_two_ends(container: Mapping[str, Any]) -> bool:
+    """Whether it ended more than once and has not started up since: it crashes still, waiting or not."""
+    has_ended = bool((container.get("lastState") or {}).get("terminated"))
+    return has_ended and not container.get("started") and int(container.get("restartCount") or 0) > 1
+
+
 def _said(reason: str, waiting: Mapping[str, Any], container: Mapping[str, Any]) -> str:
     if reason in _IMAGE_MISSING:
         return f"image {container.get('image')} cannot be pulled"
-    if reason == "CrashLoopBackOff":
+    if reason == _CRASHING:
         last = (container.get("lastState") or {}).get("terminated") or {}
         return f"ends again and again, last with exit status {last.get('exitCode')} ({last.get('reason')})"
     return f"{reason}: {waiting.get('message')}" if waiting.get("message") else reason

@@ -109,6 +109,11 @@ def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
     return {"containerStatuses": [{"name": "engine", "image": "worker:2", "state": state, **more}]}
 
 
+def running(**more: Any) -> dict[str, Any]:
+    last = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    return {"containerStatuses": [{"name": "engine", "state": {"running": {}}, "lastState": last, **more}]}
+
+
 READER = {**OURS, names.LABEL_COMPONENT: names.COMPONENT_MODEL_FACTS}
 UNSCHEDULABLE = {
     "conditions": [
@@ -138,6 +143,9 @@ UNSCHEDULABLE = {
             waiting("CrashLoopBackOff", "back-off 5m", lastState={"terminated": {"exitCode": 137, "reason": "Error"}}),
             "engine: ends again and again, last with exit status 137 (Error)",
         ),
+        (OURS, running(started=False, restartCount=2), "engine: ends again and again, last with exit status 1 (Error)"),
+        (OURS, running(started=False, restartCount=1), ""),
+        (OURS, running(started=True, restartCount=7), ""),
         (READER, UNSCHEDULABLE, '0/2 nodes are available: persistentvolumeclaim "models" not found.'),
         (OURS, UNSCHEDULABLE, ""),
         ({"app": "x"}, waiting("ImagePullBackOff"), ""),

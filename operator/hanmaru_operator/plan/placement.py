@@ -130,13 +130,14 @@ def is_usable(room: NodeRoom, tolerations: Sequence[Toleration]) -> bool:
         node.is_ready
         and node.is_schedulable
         and all(
-            effect == "PreferNoSchedule" or any(_endures(toleration, key, value, effect) for toleration in tolerations)
+            effect == "PreferNoSchedule" or any(endures(toleration, key, value, effect) for toleration in tolerations)
             for key, value, effect in node.taints
         )
     )
 
 
-def _endures(toleration: Toleration, key: str, value: str, effect: str) -> bool:
+def endures(toleration: Toleration, key: str, value: str, effect: str) -> bool:
+    """Whether a toleration lets a pod onto a node with this taint, as Kubernetes decides it."""
     if toleration.effect not in ("", effect):
         return False
     if toleration.operator == "Exists":

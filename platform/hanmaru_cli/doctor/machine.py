@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hanmaru_cli.doctor import machine_checks, machine_facts, report
-
-KUBECONFIG = "~/.kube/config"
+from hanmaru_cli.kubeconfig import DEFAULT_FILE
 
 
 def is_cluster_meant(environ: Mapping[str, str], login: Mapping[str, str | None]) -> bool:
@@ -18,7 +17,7 @@ def is_cluster_meant(environ: Mapping[str, str], login: Mapping[str, str | None]
     return (
         any(login.values())
         or bool(environ.get("KUBECONFIG"))
-        or Path(KUBECONFIG).expanduser().is_file()
+        or Path(DEFAULT_FILE).expanduser().is_file()
         or "KUBERNETES_SERVICE_HOST" in environ
     )
 

@@ -32,7 +32,11 @@ PORTS = {
     "supervisor": names.SUPERVISOR_HTTP_PORT,
 }
 _MODULES = ("ray", "redis", "sglang", "torch", "uvicorn")
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUP_MEMORY = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Limit and use of this container, by cgroup v2 and v1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +106,9 @@ def _running(home: Path) -> Running | None:
 
 def _available() -> int:
     available = int(psutil.virtual_memory().available)
-    for path in _CGROUP_LIMITS:
+    for limit, used in _CGROUP_MEMORY:
         with suppress(OSError, ValueError):
-            return min(available, int(Path(path).read_text()))
+            return max(0, min(available, int(Path(limit).read_text()) - int(Path(used).read_text())))
     return available
 
 

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from hanmaru_cli.doctor.finding import Finding, Mark, ok, some
 from hanmaru_cli.doctor.objects import Labels, NetworkPolicy, Ours
-from hanmaru_cli.doctor.pool_checks import read_pools
 from hanmaru_cli.doctor.world import World
 
 ENFORCE = "pod-security.kubernetes.io/enforce"
@@ -49,7 +48,7 @@ def check_namespaces(world: World) -> list[Finding]:
 
 def _templates(world: World) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     """Pools' pod templates by namespace that uses them, and whose they are."""
-    pools = {pool.name: pool.spec.pod_template for pool in read_pools(world)[0]}
+    pools = {pool.metadata.name: pool.spec.get("podTemplate") or {} for pool in world.pools}
     used: dict[str, dict[str, Mapping[str, Any]]] = {}
     for one in world.deployments:
         for name in _pool_names(one):

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from hanmaru_contracts.crd.kinds import GROUP, KINDS, VERSION, Kind
+from hanmaru_contracts.names import LABEL_COMPONENT
 
 from hanmaru_cli.doctor.finding import Finding, Mark, ok, some
 from hanmaru_cli.doctor.objects import Definition, Lease, Workload
@@ -18,7 +19,6 @@ LEAST_KUBERNETES = (1, 32)
 MAX_SKEW_S = 5.0
 """Tokens of login programs and signed registrations live for a minute or more; the server tells whole seconds."""
 LABEL_PART_OF = "app.kubernetes.io/part-of"
-LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_VERSION = "app.kubernetes.io/version"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
 PART_OF = "hanmaru"

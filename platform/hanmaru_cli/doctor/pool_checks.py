@@ -14,6 +14,7 @@ from hanmaru_contracts.crd.v1alpha1.accelerator_pool import AcceleratorPoolSpec,
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_operator.plan.engine_pool import NVIDIA_PREFIX, EnginePool
 from hanmaru_operator.plan.node_fitness import node_refusal, pool_refusal
+from hanmaru_operator.plan.placement import endures
 from hanmaru_operator.plan.pools import PoolClaim, PoolNodes, assign_nodes
 from hanmaru_operator.plan.refusal import Reason
 from hanmaru_operator.quantity import parse_quantity
@@ -190,16 +191,8 @@ def _untolerated(node: NodeFacts, tolerations: Sequence[Toleration]) -> list[str
         for key, value, effect in node.taints
         if effect in ("NoSchedule", "NoExecute")
         and not key.startswith(_OF_THE_SYSTEM)
-        and not any(_endures(one, key, value, effect) for one in tolerations)
+        and not any(endures(one, key, value, effect) for one in tolerations)
     ]
-
-
-def _endures(one: Toleration, key: str, value: str, effect: str) -> bool:
-    if one.effect and one.effect != effect:
-        return False
-    if not one.key:
-        return one.operator == "Exists"
-    return one.key == key and (one.operator == "Exists" or one.value == value)
 
 
 def _labels(pool: Pool) -> Iterable[Finding]:
