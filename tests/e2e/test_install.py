@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hanmaru_contracts.names import LABEL_COMPONENT
 from hanmaru_e2e import release as names
 from hanmaru_e2e.kube import Manifest
 from hanmaru_e2e.progress import Progress
@@ -63,7 +64,7 @@ def test_every_pod_is_held_to_pod_security_restricted(world: World, model: str) 
         labels = world.kube.get(f"/api/v1/namespaces/{namespace}")["metadata"]["labels"]
         assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     tokens = {
-        pod["metadata"]["labels"].get(names.COMPONENT) for pod in world.kube.pods(names.NAMESPACE) if _has_token(pod)
+        pod["metadata"]["labels"].get(LABEL_COMPONENT) for pod in world.kube.pods(names.NAMESPACE) if _has_token(pod)
     }
     assert tokens == {"operator"}
 

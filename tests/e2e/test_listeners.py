@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hanmaru_e2e.listeners import Listener, listeners, open_to_all, policies_of, selects
+from hanmaru_e2e.listeners import Listener, is_default_deny, listeners, open_to_all, policies_of, selects
 
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -52,6 +52,7 @@ def test_a_default_deny_is_no_policy_of_a_pods_own() -> None:
     other = {"spec": {"podSelector": {"matchLabels": {"a": "2"}}, "policyTypes": ["Ingress"]}}
     way_out = {"spec": {"podSelector": {}, "policyTypes": ["Egress"]}}
     assert policies_of(pod, [deny, own, other, way_out]) == [own]
+    assert [is_default_deny(policy) for policy in (deny, own, other, way_out)] == [True, False, False, False]
 
 
 def test_ports_open_to_all_are_those_of_rules_that_name_nobody() -> None:

@@ -15,15 +15,19 @@ from typing import Any
 
 import pytest
 from hanmaru_contracts import keys, redis_keys
+from hanmaru_contracts.crd.kinds import GROUP, VERSION
 from hanmaru_contracts.names import (
     ENGINE_HTTP_PORT,
     GATEWAY_GRPC_PORT,
     GATEWAY_HTTP_PORT,
     GATEWAY_METRICS_PORT,
+    LABEL_COMPONENT,
+    LABEL_REPLICA,
     OPERATOR_HTTP_PORT,
     SUPERVISOR_HTTP_PORT,
     ModelId,
     ReplicaId,
+    TenantId,
 )
 from hanmaru_contracts.wire.worker import SIGNATURE_LIFE_MS, Capabilities, Load, WorkerRecord, seal
 from hanmaru_e2e import release as names
@@ -53,7 +57,7 @@ TENANTS_PORTS = {("gateway", GATEWAY_HTTP_PORT), ("gateway", GATEWAY_GRPC_PORT)}
 
 def component(pod: Manifest) -> str:
     """Which part of the system it is."""
-    return str(pod["metadata"]["labels"].get(names.COMPONENT, pod["metadata"]["name"]))
+    return str(pod["metadata"]["labels"].get(LABEL_COMPONENT, pod["metadata"]["name"]))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def pods(world: World, model: str) -> Iterator[list[Manifest]]:
     """Every running pod of the release and of users' deployments; afterwards the group is deleted."""
     found = [*world.kube.pods(names.NAMESPACE), *world.kube.pods(MODELS)]
     yield [pod for pod in found if pod["status"].get("phase") == "Running"]
-    for each in world.kube.items("/apis/serving.hanmaru.dev/v1alpha1/namespaces/" + MODELS + "/modeldeployments"):
+    for each in world.kube.items(f"/apis/{GROUP}/{VERSION}/namespaces/{MODELS}/modeldeployments"):
         world.undeploy(each["metadata"]["name"])
 
 
@@ -145,12 +149,14 @@ def test_a_forged_registration_receives_no_request(
     assert sink.stdout is not None
     assert sink.stdout.readline().strip() == "listening"
     [worker] = world.serving(model, names.NAMESPACE)
-    me = ReplicaId(worker["metadata"]["labels"]["serving.hanmaru.dev/replica"])
+    me = ReplicaId(worker["metadata"]["labels"][LABEL_REPLICA])
     address = f"{stranger['status']['podIP']}:{port}"
     _register(world, ModelId(f"{names.NAMESPACE}/{model}"), ReplicaId("forged"), address)
     with clients.load(demo, model) as load, progress.step("the forger waits for requests"):
         time.sleep(5)
     load.require_no_failure()
+    ignored = [json.loads(line) for line in _gateways_said(world) if "registration.ignored" in line]
+    assert "forged" in {line["replica"] for line in ignored}, "no gateway looked at the forged record"
     # Over a living worker's own record: it is gone until the worker renews it, a second later.
     with clients.load(demo, model) as load, progress.step("the forger writes over a worker's record"):
         _register(world, ModelId(f"{names.NAMESPACE}/{model}"), me, address)
@@ -162,9 +168,18 @@ def test_a_forged_registration_receives_no_request(
 
 def test_a_worker_reaches_no_store_of_rays_and_no_quota(world: World, model: str) -> None:
     redis = _pod(world, "redis")
-    for command in (["hgetall", "hm:{t:demo}:quota:default"], ["hgetall", redis_keys.TENANTS], ["flushall"]):
+    # Commands that a worker has, on keys that it has not; and one that nobody has.
+    for command in (
+        ["get", redis_keys.TENANTS_VERSION],
+        ["set", redis_keys.ROUTES_VERSION, "forged"],
+        ["del", redis_keys.quota(TenantId(names.TENANT), "default")],
+        ["flushall"],
+    ):
         said = _redis(world, redis, "worker", *command)
         assert "NOPERM" in said, (command, said)
+    assert "PONG" in _redis(world, redis, "worker", "ping")
+    said = _redis(world, _pod(world, "ray-redis"), "worker", "ping")
+    assert "WRONGPASS" in said, said
     said = _redis(world, redis, "gateway", "config", "get", "*")
     assert "NOPERM" in said, said
 
@@ -172,8 +187,14 @@ def test_a_worker_reaches_no_store_of_rays_and_no_quota(world: World, model: str
 def _is_rank(door: Mapping[str, Any], pods: list[Manifest]) -> bool:
     """Whether the port is of a replica of several pods."""
     [pod] = [each for each in pods if each["status"].get("podIP") == door["address"]]
-    replica = pod["metadata"]["labels"]["serving.hanmaru.dev/replica"]
-    return [each["metadata"]["labels"].get("serving.hanmaru.dev/replica") for each in pods].count(replica) > 1
+    replica = pod["metadata"]["labels"][LABEL_REPLICA]
+    return [each["metadata"]["labels"].get(LABEL_REPLICA) for each in pods].count(replica) > 1
+
+
+def _gateways_said(world: World) -> list[str]:
+    """Lines of the gateways' logs."""
+    selector = f"{LABEL_COMPONENT}=gateway"
+    return world.kube.kubectl("-n", names.NAMESPACE, "logs", "-l", selector, "--tail=-1").splitlines()
 
 
 def _policies(world: World, namespace: str) -> list[Manifest]:
@@ -197,7 +218,7 @@ def _sockets(world: World, pod: Manifest) -> str:
 
 
 def _pod(world: World, name: str) -> str:
-    [pod] = world.kube.pods(names.NAMESPACE, f"{names.COMPONENT}={name}")
+    [pod] = world.kube.pods(names.NAMESPACE, f"{LABEL_COMPONENT}={name}")
     return str(pod["metadata"]["name"])
 
 

@@ -18,7 +18,7 @@ _NAMESPACED = (
     "deployments.apps", "statefulsets.apps", "services", "configmaps", "serviceaccounts", "secrets", "pods",
     "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy", "roles.rbac.authorization.k8s.io",
     "rolebindings.rbac.authorization.k8s.io", "horizontalpodautoscalers.autoscaling",
-    "modeldeployments.serving.hanmaru.dev", "tenants.serving.hanmaru.dev", "jobs.batch",
+    "modeldeployments.serving.hanmaru.dev", "tenants.serving.hanmaru.dev", "jobs.batch", "leases.coordination.k8s.io",
 )  # fmt: skip
 _OF_THE_CLUSTER = (
     "clusterroles", "clusterrolebindings", "acceleratorpools.serving.hanmaru.dev", "validatingwebhookconfigurations",
@@ -75,21 +75,16 @@ def test_users_namespaces_delete_afterwards(world: World, progress: Progress) ->
 
 def _left(world: World) -> list[str]:
     """Objects of the release; its platform secret, and what the tests made themselves, are users'."""
-    found = []
-    for kind in _NAMESPACED:
-        listed = world.kube.kubectl("-n", names.NAMESPACE, "get", kind, "-o", "name").split()
-        found += [name for name in listed if not _is_users(name)]
-    for kind in _OF_THE_CLUSTER:
-        listed = world.kube.kubectl("get", kind, "-o", "name", "-l", f"app.kubernetes.io/instance={names.NAME}").split()
-        found += listed
-    return found
+    of_namespace = world.kube.kubectl("-n", names.NAMESPACE, "get", ",".join(_NAMESPACED), "-o", "name").split()
+    selector = f"app.kubernetes.io/instance={names.NAME}"
+    of_cluster = world.kube.kubectl("get", ",".join(_OF_THE_CLUSTER), "-o", "name", "-l", selector).split()
+    return [name for name in of_namespace if not _is_users(name)] + of_cluster
 
 
 def _is_users(name: str) -> bool:
-    own = ("configmap/kube-root-ca.crt", "serviceaccount/default", f"secret/{names.KEY_SECRET}")
-    return (
-        name in own
-        or name.startswith("secret/sh.helm.release")
-        or name.endswith("-key")
-        or name == (f"secret/{names.NAME}-platform")
-    )
+    own = ("configmap/kube-root-ca.crt", "serviceaccount/default", f"secret/{names.NAME}-platform")
+    return name in own or name.startswith("secret/sh.helm.release") or _is_tenants_key(name)
+
+
+def _is_tenants_key(name: str) -> bool:
+    return name.startswith("secret/") and name.endswith("-key")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hanmaru_contracts.names import LABEL_COMPONENT
 from hanmaru_e2e import release as names
 from hanmaru_e2e.kube import uids
 from hanmaru_e2e.progress import Progress
@@ -24,6 +25,7 @@ def test_an_upgrade_rolls_gateways_and_operator_fails_no_request_and_keeps_every
         release.upgrade(CHANGED)
     progress.fact("upgrade", load.summary)
     after = _uids(world, "gateway", "operator")
+    assert workers
     assert before
     assert after
     assert not before & after, "a pod of gateway or operator was not replaced"
@@ -36,6 +38,7 @@ def test_a_rollback_fails_no_request_and_keeps_every_worker(
     world: World, release: Release, clients: Clients, demo: Key, model: str, progress: Progress
 ) -> None:
     workers = _uids(world, "worker")
+    assert workers
     with clients.load(demo, model) as load, progress.step("helm rollback"):
         release.rollback()
     progress.fact("rollback", load.summary)
@@ -47,6 +50,6 @@ def test_a_rollback_fails_no_request_and_keeps_every_worker(
 
 def _uids(world: World, *components: str) -> set[str]:
     """Of the release's namespace, those that end left out."""
-    selector = f"{names.COMPONENT}+in+({','.join(components)})".replace(",", "%2C")
+    selector = f"{LABEL_COMPONENT}+in+({','.join(components)})".replace(",", "%2C")
     pods = world.kube.pods(names.NAMESPACE, selector)
     return set(uids([pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]).values())

@@ -79,8 +79,10 @@ def policies_of(pod: Mapping[str, Any], policies: Iterable[Mapping[str, Any]]) -
 
 
 def is_default_deny(policy: Mapping[str, Any]) -> bool:
-    """Whether it closes everything of its namespace."""
-    return not policy["spec"].get("podSelector") and not policy["spec"].get("ingress")
+    """Whether it closes every way in of its namespace."""
+    spec = policy["spec"]
+    closes = "Ingress" in spec.get("policyTypes", ["Ingress"])
+    return closes and not spec.get("podSelector") and not spec.get("ingress")
 
 
 def open_to_all(policy: Mapping[str, Any], ports: Mapping[str, int]) -> set[int] | None:

@@ -25,7 +25,6 @@ POOL = "cpu"
 MODEL = "tiny-k-exaone"
 """The example's deployment, in the release's namespace, its route, and the claim of its checkpoint."""
 TENANT, KEY_SECRET = "demo", "demo-key"
-COMPONENT = "app.kubernetes.io/component"
 
 
 class Release:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hanmaru_cluster import machine
 from hanmaru_cluster.build import find_helm, find_programs
 from hanmaru_cluster.images import archives, reference
 from hanmaru_cluster.real import RealCluster
@@ -23,8 +24,8 @@ ROOT = Path(__file__).parents[3]
 CHECKPOINT = ROOT / "checkpoints/tiny-k-exaone"
 ENV_KUBECONFIG = "HANMARU_E2E_KUBECONFIG"
 ENV_REGISTRY = "HANMARU_E2E_REGISTRY"
-ENV_MODEL_CLAIM = "HANMARU_E2E_MODEL_VOLUME"
-"""On somebody else's cluster: a PersistentVolume that holds the tiny checkpoint, for claims to ask for by name."""
+ENV_MODEL_VOLUMES = "HANMARU_E2E_MODEL_VOLUMES"
+"""On somebody else's cluster: PersistentVolumes with the tiny checkpoint have these names with `-NAMESPACE` behind."""
 IMAGES = ("operator", "gateway", "worker", "redis", "collector", "client", "checkpoint")
 SYSTEM_NODE, OTHER_NODE = "node-a", "node-b"
 """Redis, the Ray head and the operator are on the first; the second is cut off and drained."""
@@ -48,33 +49,37 @@ class Target:
         """Whether workers find their Python environment in a volume instead of their image."""
         return self.own is not None
 
-    def claim(self, namespace: str, volume: str) -> list[Manifest]:
+    def claim(self, namespace: str, volume: str) -> Manifest:
         """A claim of this name on a volume of the same content; a volume serves one claim, so each has its own."""
-        name = f"{namespace}-{volume}"
+        name = f"{namespace}-{volume}" if self.own is not None else f"{os.environ[ENV_MODEL_VOLUMES]}-{namespace}"
         folder = {ENVIRONMENT_VOLUME: ROOT, CHECKPOINT_VOLUME: CHECKPOINT}[volume]
         if self.own is not None and self.kube.find(f"/api/v1/persistentvolumes/{name}") is None:
             self.own.local_volume(name, folder)
-        volume_name = name if self.own is not None else os.environ[ENV_MODEL_CLAIM]
         spec = {
             "accessModes": ["ReadOnlyMany"],
             "storageClassName": "",
-            "volumeName": volume_name,
+            "volumeName": name,
             "resources": {"requests": {"storage": "1Gi"}},
         }
         metadata = {"name": volume, "namespace": namespace}
-        return [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}]
+        return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
 @contextmanager
 def open_target(progress: Progress) -> Iterator[Target]:
     """The cluster of HANMARU_E2E_KUBECONFIG, or one of two nodes made here."""
+    foreign = os.environ.get(ENV_KUBECONFIG)
+    registry = os.environ.get(ENV_REGISTRY)
+    if not foreign:
+        machine.check()
+    elif not registry or not os.environ.get(ENV_MODEL_VOLUMES):
+        raise RuntimeError(
+            f"set {ENV_REGISTRY} to the registry that holds {', '.join(IMAGES)}, and {ENV_MODEL_VOLUMES}"
+            " to what names of volumes with the tiny checkpoint begin with (tests/e2e/README.md)"
+        )
     with progress.step("programs built or found"):
         kubectl, helm = find_programs().kubectl, find_helm()
-    foreign = os.environ.get(ENV_KUBECONFIG)
     if foreign:
-        registry = os.environ.get(ENV_REGISTRY)
-        if not registry:
-            raise RuntimeError(f"set {ENV_REGISTRY} to the registry that holds {', '.join(IMAGES)} of this version")
         version = reference("gateway").rpartition(":")[2]
         with Kube(kubectl, Path(foreign)) as kube:
             yield Target(kube, helm, {name: f"{registry}/{name}:{version}" for name in IMAGES}, None)

@@ -17,6 +17,7 @@ from typing import Any
 from hanmaru_contracts import keys
 from hanmaru_contracts.crd.kinds import API_VERSION, GROUP, VERSION
 from hanmaru_contracts.names import LABEL_DEPLOYMENT, LABEL_REPLICA
+from hanmaru_operator.render.security import CONTAINER_SECURITY
 
 from hanmaru_e2e import release
 from hanmaru_e2e.kube import Kube, Manifest, condition, is_ready
@@ -38,11 +39,6 @@ POD_SECURITY: Manifest = {
     "runAsNonRoot": True,
     "runAsUser": 10001,
     "seccompProfile": {"type": "RuntimeDefault"},
-}
-CONTAINER_SECURITY: Manifest = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
 }
 
 
@@ -78,7 +74,7 @@ class World:
     def claims(self, namespace: str) -> None:
         """What workers of this namespace mount: the checkpoint, and on a cluster of ours their environment."""
         volumes = [CHECKPOINT_VOLUME] + [ENVIRONMENT_VOLUME] * self.target.mounts_environment
-        self.kube.apply(*(claim for volume in volumes for claim in self.target.claim(namespace, volume)))
+        self.kube.apply(*(self.target.claim(namespace, volume) for volume in volumes))
 
     # --- pools and deployments ---------------------------------------------------------------------------------------
 

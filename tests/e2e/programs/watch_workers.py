@@ -1,7 +1,7 @@
-"""The most requests that ran at once on each worker, seen for a while: `python watch_workers.py SECONDS URL…`.
+"""The most requests that ran at once on each worker, seen for a while: `python watch_workers.py SECONDS METRIC URL…`.
 
-A URL is a supervisor's metrics page. Where the network enforces policies a client is kept from them; the answer is then
-null for each.
+METRIC is the gauge of running requests, a URL a supervisor's metrics page. Where the network enforces policies a client
+is kept from them; the answer is then null for each.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import sys
 import time
 import urllib.request
 
-RUNNING = re.compile(rb"^hanmaru_worker_running_requests(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 
-
-def main(seconds: float, urls: list[str]) -> None:
+def main(seconds: float, metric: str, urls: list[str]) -> None:
     """Look five times a second."""
+    running = re.compile(rf"^{metric}(?:\{{[^}}]*\}})? (\S+)".encode(), re.MULTILINE)
     most: dict[str, float | None] = dict.fromkeys(urls)
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         for url in urls:
             try:
                 with urllib.request.urlopen(url, timeout=2) as answer:
-                    found = RUNNING.search(answer.read())
+                    found = running.search(answer.read())
             except OSError:
                 continue
             if found:
@@ -33,4 +32,4 @@ def main(seconds: float, urls: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), sys.argv[2:])
+    main(float(sys.argv[1]), sys.argv[2], sys.argv[3:])
