@@ -1,6 +1,7 @@
 """One platform secret, everything else derived from it (HMAC-SHA256).
 
-Operator and gateways hold the secret; a worker learns its replica key and derives its engine's key; Redis holds none.
+Operator and gateways hold the secret; a worker learns its replica key and derives its engine's key; where its model has
+a shared cache, it learns that model's tier key too. Redis holds none.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def replica_key(platform_secret: bytes, model: ModelId, replica: ReplicaId) -> b
 def engine_api_key(replica: bytes) -> str:
     """64 hexadecimal digits: what gateways show the replica's engine, from that replica's key."""
     return _derive(replica, "engine").hex()
+
+
+def tier_key(platform_secret: bytes, model: ModelId) -> bytes:
+    """32 bytes: seals the pages of one model's shared cache. Every worker of the model has it, and no other's."""
+    return _derive(platform_secret, "tier", model)
 
 
 def cache_salt(platform_secret: bytes, isolation_domain: str) -> str:

@@ -18,7 +18,7 @@ class Metric:
     """One metric, whoever exports it."""
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Literal["counter", "gauge", "histogram", "summary"]
     meaning: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
@@ -83,6 +83,40 @@ WORKER_QUEUED_REQUESTS = Metric("hanmaru_worker_queued_requests", "gauge", "Requ
 WORKER_KV_LOAD_RATIO = Metric("hanmaru_worker_kv_load_ratio", "gauge", "Fullest of the engine's KV pools, 0-1.")
 WORKER_RENEWALS = Metric(
     "hanmaru_worker_renewals_total", "counter", "Renewals of the lease, by outcome: `ok` or `failed`.", ("outcome",)
+)
+
+ENGINE_EXPERT_BALANCE = Metric(
+    "sglang:eplb_balancedness",
+    "summary",
+    "SGLang's own, with expert parallel: in each pass the mean load of the ranks' experts over the highest, 0-1.",
+    ("forward_mode",),
+)
+
+TIER_LOOKUPS = Metric(
+    "hanmaru_tier_lookups_total",
+    "counter",
+    "Prompts that a rank looked for in the shared cache: `hit` (all pages that were asked for), `partial` or `miss`.",
+    ("outcome",),
+)
+TIER_PAGES = Metric(
+    "hanmaru_tier_pages_total",
+    "counter",
+    "Pages of the shared cache by pool and outcome: read as `hit`, `miss` or `refused` (not sealed by a worker of this"
+    " model), written as `stored`, `full` (a bound was reached) or `lost` (Redis did not take it in time).",
+    ("pool", "outcome"),
+)
+TIER_BYTES = Metric(
+    "hanmaru_tier_bytes_total",
+    "counter",
+    "Bytes of the shared cache's pages, `read` and believed, or `written`.",
+    ("direction",),
+)
+TIER_FAILURES = Metric(
+    "hanmaru_tier_failures_total",
+    "counter",
+    "Calls to the shared cache's Redis without an answer of use: `timeout`, `unreachable`, `answer` (one page's error)"
+    " or `paused` (not made, because those before failed).",
+    ("reason",),
 )
 
 RECONCILE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)

@@ -55,6 +55,15 @@ ENV_REDIS_SERVER_NAME = "HANMARU_REDIS_SERVER_NAME"
 ENV_REDIS_SENTINEL_USER = "HANMARU_REDIS_SENTINEL_USER"
 ENV_REDIS_SENTINEL_PASSWORD_FILE = "HANMARU_REDIS_SENTINEL_PASSWORD_FILE"
 """Of the sentinels themselves; absent: they ask for none."""
+ENV_TIER_KEY_FILE = "HANMARU_TIER_KEY_FILE"
+"""File with the key, in hexadecimal (mode 0600), that seals the pages of the model's shared cache; absent: no cache."""
+
+
+def tier_variable(redis_variable: str) -> str:
+    """What says of the shared cache's Redis what `redis_variable`, one of those above, says of the platform's."""
+    return redis_variable.replace("HANMARU_REDIS_", "HANMARU_TIER_REDIS_")
+
+
 ENV_PLATFORM_SECRET_FILE = "HANMARU_PLATFORM_SECRET_FILE"
 """The one secret of `keys`, held by operator and gateways only (mode 0600)."""
 ENV_TENANTS_FILE = "HANMARU_TENANTS_FILE"

@@ -53,6 +53,25 @@ def reservation(tenant: TenantId, request: RequestId) -> str:
     return f"hm:{{t:{tenant}}}:reservation:{request}"
 
 
+TIER_SHARDS = 8
+"""Parts into which a model's shared cache is cut, so that the nodes of a Redis Cluster share it."""
+
+
+def tier_page(model: ModelId, shard: int, tail: str) -> str:
+    """String: one sealed page of the shared cache; expires."""
+    return f"hm:{{tier:{model}:{shard}}}:page:{tail}"
+
+
+def tier_index(model: ModelId, shard: int) -> str:
+    """Sorted set: `size:key` of a shard's pages -> when each lapses (Redis's ms)."""
+    return f"hm:{{tier:{model}:{shard}}}:index"
+
+
+def tier_bytes(model: ModelId, shard: int) -> str:
+    """String: bytes that a shard's pages take."""
+    return f"hm:{{tier:{model}:{shard}}}:bytes"
+
+
 # Redis ACL rules by role, as arguments of ACL SETUSER. Redis 6.2: patterns without read/write split.
 # No `client|setinfo`: Redis 7.0 does not know it and refuses an ACL file that names it; clients do without.
 # In a cluster `cluster|slots` tells where keys are, and `asking` follows a key that moves.
@@ -91,6 +110,12 @@ ACL_RULES: dict[str, tuple[str, ...]] = {
         "+get", "+mget", "+set", "+del", "+exists", "+smembers", "+srem", "+zrange", "+zrem",
         "+hgetall", "+hset", "+hdel",
     ),
+    "tier": (
+        "~hm:{tier:*}:*",
+        *_CONNECTION,
+        "+eval", "+evalsha", "+strlen", "+getrange", "+get", "+set", "+unlink", "+pexpire",
+        "+zadd", "+zrem", "+zcard", "+zscore", "+zrange", "+zrangebyscore", "+info",
+    ),
 }  # fmt: skip
-"""One Redis user a role; none may FLUSHALL or CONFIG, a worker never sees quotas, tenants or routes, and the operator
-never sees quotas."""
+"""One Redis user a role; none may FLUSHALL or CONFIG, a worker never sees quotas, tenants or routes, the operator
+never sees quotas, and the shared cache (`tier`, the engines') sees nothing but its own pages."""

@@ -1,0 +1,68 @@
+"""An event loop of its own for the tier's Redis, in a thread, so that HiCache's threads can wait for it with a bound.
+
+`storage` calls `Client` from SGLang's prefetch, transfer and backup threads. The loop is the only place that touches
+the connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
+
+from hanmaru_contracts.log import log_event
+from hanmaru_redis.opening import Patience, open_redis
+from hanmaru_redis.settings import Access
+
+from hanmaru_worker.plugin.tier.breaker import Breaker
+from hanmaru_worker.plugin.tier.store import Limits, Store
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+CONNECT_S = 0.5
+MARGIN_S = 0.5
+"""Beyond a call's own deadline, for a loop that is busy or a process that was stopped."""
+
+
+class Client:
+    """Made once in each rank's process; the thread ends with the process."""
+
+    def __init__(self, access: Access, limits: Limits, count_failure: Callable[[str], None]) -> None:
+        """Connects to nothing yet."""
+        self._limits = limits
+        self._count_failure = count_failure
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="hanmaru-tier", daemon=True).start()
+        self._store = self._wait(self._open(access), MARGIN_S + CONNECT_S, None)
+
+    def call(self, work: Callable[[Store], Coroutine[Any, Any, _T]], deadline_s: float, otherwise: _T) -> _T:
+        """Its result, or `otherwise` where it does not come in time."""
+        if self._store is None:
+            return otherwise
+        return self._wait(work(self._store), deadline_s + MARGIN_S, otherwise)
+
+    def begin(self, work: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
+        """Have it done without waiting."""
+        if self._store is not None:
+            asyncio.run_coroutine_threadsafe(work(self._store), self._loop)
+
+    async def _open(self, access: Access) -> Store:
+        redis = open_redis(access, "hanmaru-tier", Patience(CONNECT_S, None, tries_again=True))
+        return Store(redis, self._limits, Breaker(time.monotonic), self._count_failure)
+
+    def _wait(self, work: Coroutine[Any, Any, _T], patience_s: float, otherwise: _T) -> _T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(patience_s)
+        except FutureTimeout:
+            future.cancel()
+            self._count_failure("timeout")
+        except Exception as error:  # a request must not fail for its cache
+            self._count_failure("unreachable")
+            log_event(log, logging.ERROR, "tier.failed", error=type(error).__name__)
+        return otherwise

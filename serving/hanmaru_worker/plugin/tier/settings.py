@@ -1,0 +1,105 @@
+"""What one rank's tier is told: sizes and identities by SGLang's extra configuration, ways and secrets by environment.
+
+`argv` writes the first from the engine's spec; the pod, or whoever starts a worker, sets the second. Nothing secret
+stands in a flag. `storage` reads both once.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hanmaru_contracts import names, redis_keys
+from hanmaru_contracts.crd.schema import StrictSchema
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
+from hanmaru_contracts.names import ModelId
+from hanmaru_redis.settings import REDIS_FROM_ENVIRONMENT, Access, read_access
+from pydantic import ConfigDict, Field, ValidationError
+
+from hanmaru_worker.plugin.tier.store import Limits
+
+_KEY_BYTES = 32
+PREFIX_OF_VARIABLES = "HANMARU_"
+
+
+class Told(StrictSchema):
+    """Our part of SGLang's extra configuration."""
+
+    model_config = ConfigDict(extra="ignore")  # SGLang's own entries stand in the same object
+
+    model: str = Field(min_length=1)
+    checkpoint: Path
+    variant: str
+    """Digest of the flags that change what a page holds."""
+    max_bytes: int = Field(gt=0)
+    """Of all pages of the model."""
+    life_s: float = Field(gt=0)
+    max_prefix_tokens: int = Field(gt=0)
+    """Pages beyond this place in a sequence are neither stored nor looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it."""
+
+    told: Told
+    access: Access
+    tier_key: bytes = field(repr=False)
+
+    @property
+    def model(self) -> ModelId:
+        """Whose pages they are."""
+        return ModelId(self.told.model)
+
+    @property
+    def limits(self) -> Limits:
+        """For the store."""
+        return Limits(self.told.max_bytes // redis_keys.TIER_SHARDS, int(1000 * self.told.life_s))
+
+
+def read_settings(extra_config: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    """Raises HanmaruError (CONFIGURATION) that quotes no secret."""
+    try:
+        told = Told.model_validate(dict(extra_config))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise _wrong(f"the shared cache's configuration is wrong: {faults}") from None
+    given = {
+        variable: environ[names.tier_variable(variable)]
+        for variable in REDIS_FROM_ENVIRONMENT.values()
+        if environ.get(names.tier_variable(variable))
+    }
+    if names.ENV_REDIS_URL not in given:
+        raise _wrong(f"{names.tier_variable(names.ENV_REDIS_URL)} is not set: the shared cache has no Redis")
+    key_file = environ.get(names.ENV_TIER_KEY_FILE)
+    if not key_file:
+        raise _wrong(f"{names.ENV_TIER_KEY_FILE} is not set: the shared cache's pages cannot be sealed")
+    return Settings(told, read_access(given, lambda path, _what: _read_secret(path)), _read_key(Path(key_file)))
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(_read_secret(path))
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise _wrong(f"the key in {path} is not {2 * _KEY_BYTES} hexadecimal digits")
+    return key
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & stat.S_IRWXO:
+                raise _wrong(f"{path} has mode {mode:04o}, so every user may use it; run: chmod 600 {path}")
+            return file.read().decode().strip()
+    except OSError as error:
+        raise _wrong(f"cannot read the secret file {path}: {error.strerror}") from error
+
+
+def _wrong(message: str) -> HanmaruError:
+    return HanmaruError(ErrorCode.CONFIGURATION, message)
