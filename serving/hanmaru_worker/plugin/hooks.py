@@ -7,14 +7,17 @@ on any device, and to no other; `docs/sglang-plugin.md` has an entry for every t
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from hanmaru_contracts.names import ENV_TIER_KEY_FILE
 from sglang.srt.arg_groups.model_override_base import attention_backends_of, register_model_override, resolving_view
 from sglang.srt.platforms import current_platform
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_platform
 
-from hanmaru_worker.plugin import access, exaone
+from hanmaru_worker.plugin import PLATFORM_NAME, access, exaone, host_pools
+from hanmaru_worker.plugin.tier import domains
 
 GET_CONFIG = "sglang.srt.utils.hf_transformers.config.get_config"
 ATTENTION_INIT = "sglang.srt.models.exaone_moe.ExaoneMoEAttention.__init__"
@@ -28,6 +31,14 @@ def register() -> None:
     HookRegistry.register(access.MIDDLEWARE, access.refuse_web_sockets, HookType.AFTER)
     for architecture in exaone.ARCHITECTURES:
         register_model_override(architecture)(choose_attention_backend)
+    if os.environ.get("SGLANG_PLATFORM") == PLATFORM_NAME:
+        HookRegistry.register(host_pools.LOAD, host_pools.load_layer, HookType.AROUND)
+        HookRegistry.register(host_pools.BACKUP, host_pools.backup_layers, HookType.AROUND)
+    if os.environ.get(ENV_TIER_KEY_FILE):
+        for target in domains.SPECS:
+            HookRegistry.register(target, domains.keep_domain, HookType.AFTER)
+        for target in domains.SERVED:
+            HookRegistry.register(target, domains.serve_domain, HookType.AROUND)
 
 
 def state_hybrid_layout(config: Any, *_args: Any, **_kwargs: Any) -> None:
