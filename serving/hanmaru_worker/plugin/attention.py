@@ -17,6 +17,7 @@ from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 
+from hanmaru_worker.plugin import ATTENTION_BACKEND
 from hanmaru_worker.plugin.gathers import Gather, Lengths, attend, full_gathers, sliding_gathers
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class NativeAttentionBackend(AttentionBackend):  # type: ignore[misc]  # SGLang ships no types
-    """One instance serves prefill, chunked prefill over a prefix, mixed batches and decode."""
+    """One instance serves prefill, chunked prefill over a prefix, mixed batches, decode and the check of drafts."""
 
     def __init__(self, model_runner: ModelRunner) -> None:
         super().__init__()
@@ -42,9 +43,12 @@ class NativeAttentionBackend(AttentionBackend):  # type: ignore[misc]  # SGLang 
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         """Note the pass's lengths and where its tokens are written; gathers follow at the first layer that asks."""
-        self._lengths = _lengths(forward_batch)
+        self.begin(_lengths(forward_batch), forward_batch.out_cache_loc)
+
+    def begin(self, lengths: Lengths, slots: torch.Tensor | None) -> None:
+        """As `init_forward_metadata`, for a caller that knows both itself; `slots` are the full pool's."""
+        self._lengths = lengths
         self._gathers = {}
-        slots = forward_batch.out_cache_loc
         if slots is None:
             self._write = None
         elif isinstance(self._pool, SWAKVPool):
@@ -110,13 +114,33 @@ class NativeAttentionBackend(AttentionBackend):  # type: ignore[misc]  # SGLang 
                 plain = sliding_gathers(self._request_slots, self._lengths, keys_before, dtype)
             else:
                 plain = full_gathers(self._request_slots, self._lengths, dtype)
-            found = [self._translated(gather) if is_translated else gather for gather in plain]
+            found = [self._translated(gather) for gather in plain] if is_translated else plain
             self._gathers[key] = found
         return found
 
     def _translated(self, gather: Gather) -> Gather:
         slots = self._pool.translate_loc_from_full_to_swa(gather.slots)
         return Gather(gather.rows, slots.to(torch.int64), gather.bias, gather.is_row)
+
+
+class DraftSteps:
+    """The attention of the drafts after the first: each reads what those before it have just written.
+
+    SGLang's EAGLE worker takes the backend of a step from `attn_backends`.
+    """
+
+    def __init__(self, runner: Any, steps: int) -> None:
+        self.attn_backends = [NativeAttentionBackend(runner) for _ in range(steps - 1)]
+        for backend in self.attn_backends:
+            backend.prefill_attention_backend_str = backend.decode_attention_backend_str = ATTENTION_BACKEND
+
+    def init_forward_metadata(self, batch: Any) -> None:
+        """Called once for all steps; `batch.out_cache_loc` holds each sequence's slots of all of them."""
+        requests = batch.req_pool_indices.to(torch.int64)
+        slots = batch.out_cache_loc.view(batch.batch_size, -1)
+        lens = batch.seq_lens.tolist()
+        for step, backend in enumerate(self.attn_backends):
+            backend.begin(Lengths([length + step for length in lens], [1] * len(lens), requests), slots[:, step])
 
 
 def _refuse_unsupported(layer: RadixAttention, extras: dict[str, Any]) -> None:
@@ -133,4 +157,8 @@ def _lengths(batch: ForwardBatch) -> Lengths:
     if batch.forward_mode.is_decode_or_idle():
         lens = batch.seq_lens.tolist()
         return Lengths([length - 1 for length in lens], [1] * len(lens), requests)
+    if batch.forward_mode.is_target_verify():
+        # The only mode whose lengths leave its own tokens out. They are a chain: each sees those before it.
+        lens = batch.seq_lens.tolist()
+        return Lengths(lens, [batch.spec_info.draft_token_num] * len(lens), requests)
     return Lengths(batch.extend_prefix_lens.tolist(), batch.extend_seq_lens.tolist(), requests)

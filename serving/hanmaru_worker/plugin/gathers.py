@@ -14,15 +14,18 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from hanmaru_worker.plugin.spans import FULL_BLOCK_QUERIES, length_buckets, sliding_blocks
+from hanmaru_worker.plugin.spans import FULL_BLOCK_QUERIES, even_width, length_buckets, sliding_blocks
+
+FEW_QUERIES = 16
+"""Up to so many queries each, sequences are batched over full layers; beyond, prefill's bounded masks are cheaper."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gather:
     """One call of attention: some rows of the batch over some slots of one pool."""
 
-    rows: torch.Tensor
-    """int64 [groups, queries]: rows of the batch."""
+    rows: torch.Tensor | None
+    """int64 [groups, queries]: rows of the batch; None for all of them in order."""
     slots: torch.Tensor
     """int64 [groups, keys]: KV slots, already in the pool's own numbering."""
     bias: torch.Tensor | None
@@ -54,23 +57,27 @@ def sliding_gathers(
 
 def full_gathers(request_slots: torch.Tensor, lengths: Lengths, dtype: torch.dtype) -> list[Gather]:
     """Calls for a layer whose queries see all before them: one for each class of lengths, or for each 512 queries."""
-    if all(length == 1 for length in lengths.query_lens):
-        return list(_full_decode_gathers(request_slots, lengths, dtype))
+    if even_width(lengths.query_lens) <= FEW_QUERIES:
+        return list(_full_even_gathers(request_slots, lengths, dtype))
     return list(_full_extend_gathers(request_slots, lengths, dtype))
 
 
-def _full_decode_gathers(request_slots: torch.Tensor, lengths: Lengths, dtype: torch.dtype) -> Iterator[Gather]:
-    lens = [prefix + 1 for prefix in lengths.prefix_lens]
-    for members in length_buckets(lens):
-        rows = torch.tensor(members)
-        bucket_lens = torch.tensor([lens[member] for member in members])
-        longest = int(bucket_lens.max())
+def _full_even_gathers(request_slots: torch.Tensor, lengths: Lengths, dtype: torch.dtype) -> Iterator[Gather]:
+    """Decode, and the check of drafts: as many queries from each sequence, over keys of any length."""
+    width = lengths.query_lens[0]
+    buckets = length_buckets([prefix + width for prefix in lengths.prefix_lens])
+    for members in buckets:
+        prefix = torch.tensor([lengths.prefix_lens[member] for member in members])[:, None]
+        longest = max(lengths.prefix_lens[member] for member in members) + width
+        shortest = min(lengths.prefix_lens[member] for member in members) + width
         positions = torch.arange(longest)
-        is_key = positions < bucket_lens[:, None]
-        positions = torch.minimum(positions.expand(len(members), -1), bucket_lens[:, None] - 1)
-        slots = request_slots[lengths.requests[rows, None], positions].to(torch.int64)
-        bias = None if bool(is_key.all()) else _bias(is_key[:, None, :], dtype)
-        yield Gather(rows[:, None], slots, bias, None)
+        is_visible = None
+        if width > 1 or shortest < longest:
+            is_visible = positions <= (prefix + torch.arange(width))[:, :, None]
+        rows = None if len(buckets) == 1 else torch.tensor(members)[:, None] * width + torch.arange(width)
+        requests = lengths.requests[members] if len(buckets) > 1 else lengths.requests
+        slots = request_slots[requests[:, None], torch.minimum(positions, prefix + (width - 1))].to(torch.int64)
+        yield Gather(rows, slots, _bias(is_visible, dtype), None)
 
 
 def _full_extend_gathers(request_slots: torch.Tensor, lengths: Lengths, dtype: torch.dtype) -> Iterator[Gather]:
@@ -90,7 +97,9 @@ def _full_extend_gathers(request_slots: torch.Tensor, lengths: Lengths, dtype: t
         first_row += query_len
 
 
-def _bias(is_visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _bias(is_visible: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    if is_visible is None:
+        return None
     bias = torch.zeros(is_visible.shape, dtype=dtype)
     return bias.masked_fill_(~is_visible, float("-inf"))[:, None]
 
@@ -108,11 +117,12 @@ def attend(
     The query heads that share a KV head are laid out as further queries of it, so that grouped-query attention
     needs no copy of the keys per query head.
     """
-    groups, num_queries = gather.rows.shape
-    num_keys = gather.slots.shape[1]
+    groups, num_keys = gather.slots.shape
     kv_heads, dim = keys.shape[1], keys.shape[2]
     shared = query.shape[1] // kv_heads
-    picked = query[gather.rows].view(groups, num_queries, kv_heads, shared, dim)
+    picked = query if gather.rows is None else query[gather.rows]
+    picked = picked.view(groups, -1, kv_heads, shared, dim)
+    num_queries = picked.shape[1]
     picked = picked.permute(0, 2, 3, 1, 4).reshape(groups, kv_heads, shared * num_queries, dim)
     slots = gather.slots.reshape(-1)
     key = keys.index_select(0, slots).view(groups, num_keys, kv_heads, dim).transpose(1, 2)
@@ -124,6 +134,9 @@ def attend(
         picked, key.to(query.dtype), value.to(query.dtype), attn_mask=bias, scale=scaling
     )
     got = got.view(groups, kv_heads, shared, num_queries, -1).permute(0, 3, 1, 2, 4)
+    if gather.rows is None:
+        out.view(got.shape).copy_(got)
+        return
     got = got.reshape(groups, num_queries, kv_heads * shared, -1)
     if gather.is_row is None:
         out[gather.rows.reshape(-1)] = got.flatten(0, 1)

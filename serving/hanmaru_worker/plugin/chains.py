@@ -1,0 +1,102 @@
+"""Speculative decoding on chains, in plain torch: where a step's keys go, what is drafted right, what is sampled.
+
+A step checks, for each sequence, a *chain*: the last token it has, and `drafts` guesses of what follows. The target
+model gives logits after each of the chain's tokens; the longest run of right guesses is kept, and one more token
+comes from the target itself. `drafting.py` puts these functions where SGLang has kernels; trees with branches are
+refused there. Imports torch alone, and knows no pools and no requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one step."""
+
+    tokens: torch.Tensor
+    """int64 [sequences, drafts + 1]: what follows each of the chain's tokens; to be read up to `accepted`, included."""
+    accepted: torch.Tensor
+    """int64 [sequences]: how many of the drafts were right; the sequence grows by one more."""
+
+
+def greedy(drafts: torch.Tensor, best: torch.Tensor) -> Verdict:
+    """Keep the drafts that are the target's own choice: exactly its greedy text.
+
+    `drafts` is int64 [sequences, drafts] and `best`, the target's choice after each of the chain's tokens, has one
+    column more.
+    """
+    return Verdict(best, _leading(drafts == best[:, :-1]))
+
+
+def sampled(drafts: torch.Tensor, probabilities: torch.Tensor, coins: torch.Tensor) -> Verdict:
+    """Keep each draft with the target's probability of it; at the first that falls, draw among all other tokens.
+
+    The drafts are the draft model's single choices, so the rule of speculative sampling (accept with min(1, p/q), then
+    draw from what p has over q; Leviathan et al. 2023) reads like this, and every token has the target's distribution.
+    `probabilities` is float [sequences, drafts + 1, vocabulary], each row summing to 1; `coins`, float
+    [sequences, drafts] in [0, 1), are the caller's so that all ranks of a group can toss the same.
+    """
+    accepted = _leading(coins < _of(probabilities[:, :-1], drafts))
+    rows = torch.arange(len(drafts))
+    left = probabilities[rows, accepted].clone()
+    is_cut = accepted < drafts.shape[1]
+    left[rows[is_cut], drafts[rows[is_cut], accepted[is_cut]]] = 0
+    tokens = torch.nn.functional.pad(drafts, (0, 1))
+    tokens[rows, accepted] = torch.multinomial(left, 1).squeeze(1)
+    return Verdict(tokens, accepted)
+
+
+def distribution(
+    logits: torch.Tensor,
+    temperatures: torch.Tensor,
+    *,
+    top_ks: torch.Tensor | None = None,
+    top_ps: torch.Tensor | None = None,
+    min_ps: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What a token is drawn from without speculation: float32 [rows, vocabulary], each row summing to 1.
+
+    Filters apply in SGLang's order (top-k and top-p to the same sorted probabilities, then min-p relative to the best),
+    each [rows] or None where no row asks for it.
+    """
+    probabilities = torch.softmax(logits.float() / temperatures.view(-1, 1), dim=-1)
+    if top_ks is None and top_ps is None and min_ps is None:
+        return probabilities
+    kept, order = probabilities.sort(dim=-1, descending=True)
+    above = kept.cumsum(-1) - kept
+    if top_ks is not None:
+        kept.masked_fill_(torch.arange(kept.shape[1]) >= top_ks.view(-1, 1), 0.0)
+    if top_ps is not None:
+        kept.masked_fill_(above > top_ps.view(-1, 1), 0.0)
+    if min_ps is not None:
+        kept.masked_fill_(kept < kept[:, :1] * min_ps.view(-1, 1), 0.0)
+    kept /= kept.sum(-1, keepdim=True)
+    return torch.zeros_like(probabilities).scatter_(1, order, kept)
+
+
+def window_slots(request_slots: torch.Tensor, requests: torch.Tensor, starts: torch.Tensor, width: int) -> torch.Tensor:
+    """[sequences, width]: the slots that the table holds for `width` positions of each sequence from its start on."""
+    return request_slots[requests[:, None], starts[:, None] + torch.arange(width)]
+
+
+def assign_slots(
+    request_slots: torch.Tensor, requests: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor, slots: torch.Tensor
+) -> None:
+    """Write `slots`, one sequence's after another's, into the table at positions `starts` up to `ends`."""
+    counts = (ends - starts).to(torch.int64)
+    first = torch.cumsum(counts, 0) - counts
+    rows = torch.repeat_interleave(requests.to(torch.int64), counts)
+    positions = torch.arange(len(rows)) + torch.repeat_interleave(starts - first, counts)
+    request_slots[rows, positions] = slots[: len(rows)].to(request_slots.dtype)
+
+
+def _leading(is_right: torch.Tensor) -> torch.Tensor:
+    return is_right.to(torch.int64).cumprod(1).sum(1)
+
+
+def _of(probabilities: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return probabilities.gather(2, tokens[:, :, None]).squeeze(2)
