@@ -1,7 +1,7 @@
 """The native CPU platform: everything SGLang asks of a device, answered by plain torch and psutil.
 
 SGLang instantiates the class once in each process. Operators fall to the engine's own torch forms; attention
-is `attention.py`. Quantisation, graphs and speculative decoding are left to their conservative defaults.
+is `attention.py`, drafting `drafting.py`. Quantisation and graphs are left to their conservative defaults.
 """
 
 from __future__ import annotations
@@ -47,8 +47,26 @@ class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no 
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
         from hanmaru_worker.plugin.attention import NativeAttentionBackend
+        from hanmaru_worker.plugin.host_pools import allow_plain_memory
 
         register_attention_backend(ATTENTION_BACKEND)(NativeAttentionBackend)
+        allow_plain_memory()
+
+    def supports_speculative_algorithm(self, algorithm: str) -> bool:
+        """Drafting with the model's own MTP block; which of its flags, `drafting.py` says."""
+        return algorithm == "EAGLE"
+
+    def get_speculative_worker_cls(self, algorithm: str) -> type | None:
+        """Asked in each process that runs a model, and only where speculation is asked for."""
+        from hanmaru_worker.plugin.drafting import ChainWorker
+
+        return ChainWorker if self.supports_speculative_algorithm(algorithm) else None
+
+    def get_kv_pool_cls(self, *, kind: str) -> type | None:
+        """For the target's pools and the draft's; None is SGLang's own."""
+        from hanmaru_worker.plugin.kv_pool import NativeKvPool
+
+        return NativeKvPool if kind == "mha" else None
 
     def get_dispatch_key_name(self) -> str:
         """Every operator in its plain torch form."""
