@@ -7,6 +7,7 @@ on any device, and to no other; `docs/sglang-plugin.md` has an entry for every t
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from typing import Any
 
@@ -16,7 +17,7 @@ from sglang.srt.platforms import current_platform
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_platform
 
-from hanmaru_worker.plugin import PLATFORM_NAME, access, exaone, host_pools
+from hanmaru_worker.plugin import PLATFORM_NAME, access, exaone, host_pools, processes
 from hanmaru_worker.plugin.tier import domains
 
 GET_CONFIG = "sglang.srt.utils.hf_transformers.config.get_config"
@@ -34,6 +35,9 @@ def register() -> None:
     if os.environ.get("SGLANG_PLATFORM") == PLATFORM_NAME:
         HookRegistry.register(host_pools.LOAD, host_pools.load_layer, HookType.AROUND)
         HookRegistry.register(host_pools.BACKUP, host_pools.backup_layers, HookType.AROUND)
+        if multiprocessing.parent_process() is None:
+            HookRegistry.register(processes.SCHEDULERS, processes.launch_schedulers, HookType.AROUND)
+            HookRegistry.register(processes.DETOKENIZERS, processes.launch_detokenizers, HookType.AROUND)
     if os.environ.get(ENV_TIER_KEY_FILE):
         for target in domains.SPECS:
             HookRegistry.register(target, domains.keep_domain, HookType.AFTER)

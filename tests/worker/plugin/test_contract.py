@@ -41,6 +41,16 @@ CALLABLES: dict[str, tuple[str, list[str]]] = {
         ["method", "path", "authorization_header", "api_key", "admin_api_key", "auth_level"],
     ),
     "sglang.srt.utils.auth.add_api_key_middleware": ("access.refuse_web_sockets", ["app", "api_key", "admin_api_key"]),
+    "sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes": (
+        "processes.launch_schedulers",
+        ["server_args", "port_args", "run_scheduler_process_func"],
+    ),
+    "sglang.srt.entrypoints.engine.Engine._launch_detokenizer_subprocesses": (
+        "processes.launch_detokenizers",
+        ["server_args", "port_args", "run_detokenizer_process_func"],
+    ),
+    "sglang.srt.runtime_context.reset_context": ("processes.launch_schedulers", []),
+    "sglang.srt.runtime_context.get_parallel": ("processes.launch_schedulers", []),
     "sglang.srt.arg_groups.model_override_base.register_model_override": (
         "hooks.choose_attention_backend",
         ["architecture"],
