@@ -46,11 +46,13 @@ class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no 
         """Called once in each process that runs a model, before the model's backend is looked up."""
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
+        from hanmaru_worker.plugin import moe
         from hanmaru_worker.plugin.attention import NativeAttentionBackend
         from hanmaru_worker.plugin.host_pools import allow_plain_memory
 
         register_attention_backend(ATTENTION_BACKEND)(NativeAttentionBackend)
         allow_plain_memory()
+        moe.register()
 
     def supports_speculative_algorithm(self, algorithm: str) -> bool:
         """Drafting with the model's own MTP block; which of its flags, `drafting.py` says."""
