@@ -100,6 +100,8 @@ def to_environment(
         environment["SGLANG_ZMQ_ALLOWED_PEERS"] = ",".join(dict.fromkeys(("127.0.0.1", "::1", host, *peers)))
     if rank.size == 1 or is_loopback(host):
         environment["GLOO_SOCKET_IFNAME"] = "lo"
+    if spec.parallelism.expert > 1:
+        environment = {**_EXPERT_DEFAULTS, **environment}
     if spec.trace_endpoint is not None:
         environment = {**_TRACE_DEFAULTS, **environment}
     if spec.device is Device.CPU:
@@ -114,6 +116,12 @@ _TRACE_DEFAULTS = {
     "SGLANG_TRACE_LEVEL": "1",
 }
 """What the worker's own environment may override."""
+
+_EXPERT_DEFAULTS = {
+    # Which ranks each layer's tokens went to, once in so many passes: a read of layers x ranks numbers of a device.
+    "SGLANG_EPLB_HEATMAP_COLLECTION_INTERVAL": "100",
+}
+"""The same, for expert parallel."""
 
 
 def trace_address(endpoint: str) -> str:
@@ -130,6 +138,8 @@ def _parallel_flags(spec: EngineSpec, rank: GroupRank) -> list[str]:
     for flag, size in (("--ep-size", sizes.expert), ("--pp-size", sizes.pipeline), ("--attn-dp-size", sizes.data)):
         if size > 1:
             flags += [flag, str(size)]
+    if sizes.expert > 1:
+        flags += ["--expert-balancedness-report-mode", "prometheus"]
     if rank.size > 1:
         assert rank.address is not None
         flags += ["--nnodes", str(rank.size), "--node-rank", str(rank.index), "--dist-init-addr", rank.address]

@@ -56,6 +56,8 @@ def test_the_whole_command_line_of_the_laptops_worker() -> None:
         ({"device": Device.CUDA}, "--device", "cuda"),
         ({"parallelism": Parallelism(tensor=8, expert=4)}, "--tp-size", "8"),
         ({"parallelism": Parallelism(tensor=8, expert=4)}, "--ep-size", "4"),
+        ({"parallelism": Parallelism(tensor=8, expert=4)}, "--expert-balancedness-report-mode", "prometheus"),
+        ({"parallelism": Parallelism(tensor=8)}, "--expert-balancedness-report-mode", None),
         ({"parallelism": Parallelism(pipeline=2)}, "--pp-size", "2"),
         ({"parallelism": Parallelism(tensor=4, data=2)}, "--attn-dp-size", "2"),
         ({"draft_tokens": 3}, "--speculative-algorithm", "EAGLE"),
@@ -86,6 +88,14 @@ def test_one_pool_for_all_layers_is_asked_for_by_flag(hybrid: bool) -> None:
 def test_copies_of_the_attention_layers_add_no_ranks_to_bind() -> None:
     found = environment(spec(parallelism=Parallelism(tensor=2, data=2)))
     assert found["SGLANG_CPU_OMP_THREADS_BIND"] == "0|1"
+
+
+def test_ranks_with_different_experts_say_how_many_tokens_each_took_once_in_a_hundred_passes() -> None:
+    variable = "SGLANG_EPLB_HEATMAP_COLLECTION_INTERVAL"
+    parallel = spec(parallelism=Parallelism(tensor=2, expert=2))
+    assert environment(parallel)[variable] == "100"
+    assert environment(parallel, **{variable: "1"})[variable] == "1"
+    assert variable not in environment(spec(parallelism=Parallelism(tensor=2)))
 
 
 def test_a_rank_of_a_group_says_where_rank_0_waits() -> None:
