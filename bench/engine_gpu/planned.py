@@ -111,7 +111,7 @@ def random_shape(layers: int, experts: int) -> dict[str, Any]:
     """`config.json` with K-EXAONE's widths and so many layers and experts.
 
     Eight experts are all active, as eight of 128 are in the real model: a token costs what it really costs, 48 layers
-    take 47 GB instead of 474. A batch wakes fewer experts than it really would.
+    take about 48 GB instead of 474. A batch wakes fewer experts than it really would.
     """
     config: dict[str, Any] = json.loads(MODEL.read_text(encoding="utf-8"))
     if not 4 <= layers <= config["num_hidden_layers"] or layers % 4:
