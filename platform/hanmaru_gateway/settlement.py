@@ -1,7 +1,8 @@
 """Writes what ended requests really used, off their critical path, and never forgets one on a normal path.
 
-`flow` adds, exactly once a request; `run` writes in small groups; `flush` empties the queue before the process ends.
-While Redis is away settlements wait, up to `WORTHLESS_AFTER_S`: by then the buckets have refilled themselves.
+`flow` adds, exactly once a request; `run` writes in small groups; `flush` empties the queues before the process ends.
+Each node of a cluster has a queue of its own, so that one that is lost or hangs keeps no other tenants' settlements
+waiting. While Redis is away they wait, up to `WORTHLESS_AFTER_S`: by then the buckets have refilled themselves.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from hanmaru_contracts.errors import HanmaruError
 from hanmaru_contracts.log import log_event
 
 from hanmaru_gateway.admission.quota import Quota
@@ -22,7 +22,7 @@ from hanmaru_gateway.request import Reservation
 log = logging.getLogger(__name__)
 
 GROUP = 128
-"""Settlements written in one exchange with Redis."""
+"""Settlements written in one exchange with a node."""
 GATHER_S = 0.02
 """How long the first of a group waits for others. An exchange for each costs a lone client a sixth of its rate."""
 RETRY_AFTER_S = 0.5
@@ -39,52 +39,66 @@ class _Ended:
 
 
 class Settlements:
-    """The queue between ended requests and Redis."""
+    """The queues between ended requests and Redis."""
 
     def __init__(self, quota: Quota, meters: Meters, now: Callable[[], float]) -> None:
         self._quota = quota
         self._meters = meters
         self._now = now
-        self._queue: deque[_Ended] = deque()
-        self._writing = 0
+        self._queues: dict[Hashable, deque[_Ended]] = {}
+        self._writing: set[Hashable] = set()
+        """Shards to which a group is being written, or that rest after one that failed."""
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-
-    @property
-    def pending(self) -> int:
+        self.pending = 0
         """Settlements that are not yet written."""
-        return len(self._queue) + self._writing
 
     def add(self, reservation: Reservation, *, prompt_tokens: int, output_tokens: int) -> None:
         """The request has ended. Never waits and never fails: requests are being torn down when they call it."""
         self._quota.ended(reservation)
-        self._queue.append(_Ended(reservation, prompt_tokens, output_tokens, self._now()))
         self._meters.charged(
             reservation.tenant, reservation.model, prompt_tokens=prompt_tokens, output_tokens=output_tokens
         )
-        self._idle.clear()
+        if reservation.limits:
+            self.pending += 1
+            self._idle.clear()
+            self._queue(_Ended(reservation, prompt_tokens, output_tokens, self._now()))
+
+    def _queue(self, ended: _Ended) -> None:
+        self._queues.setdefault(self._quota.shard(ended.reservation), deque()).append(ended)
         self._news.set()
 
     async def run(self) -> None:
         """Write for ever."""
-        while True:
-            await self._news.wait()
-            if len(self._queue) < GROUP:
-                await asyncio.sleep(GATHER_S)
-            group = [self._queue.popleft() for _ in range(min(GROUP, len(self._queue)))]
-            if not group:
+        async with asyncio.TaskGroup() as groups:
+            while True:
+                await self._news.wait()
                 self._news.clear()
-                self._idle.set()
-                continue
-            self._writing = len(group)
-            try:
-                await self._quota.settle_many([(e.reservation, e.prompt_tokens, e.output_tokens) for e in group])
-            except HanmaruError:
-                self._queue.extendleft(reversed(self._still_worth(group)))
-                await asyncio.sleep(RETRY_AFTER_S)
-            finally:
-                self._writing = 0
+                for shard in self._queues.keys() - self._writing:
+                    self._writing.add(shard)
+                    groups.create_task(self._write_group(shard))
+
+    async def _write_group(self, shard: Hashable) -> None:
+        """The next group of a shard. Over within seconds, also where redis-py swallows a cancellation (`app._end`)."""
+        queue = self._queues[shard]
+        if len(queue) < GROUP:
+            await asyncio.sleep(GATHER_S)
+        group = [queue.popleft() for _ in range(min(GROUP, len(queue)))]
+        ends = await self._quota.settle_many([(e.reservation, e.prompt_tokens, e.output_tokens) for e in group])
+        failed = [ended for ended, failure in zip(group, ends, strict=True) if failure is not None]
+        kept = self._still_worth(failed)
+        self.pending -= len(group) - len(kept)
+        for ended in kept:
+            self._queue(ended)  # at the end, and of the shard that it belongs to by now
+        if failed:
+            await asyncio.sleep(RETRY_AFTER_S)
+        if not queue:
+            del self._queues[shard]
+        self._writing.remove(shard)
+        self._news.set()
+        if not self.pending:
+            self._idle.set()
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until everything added is written, at most so long."""

@@ -51,6 +51,8 @@ _PLACE_PATIENCE_S = (0.05, 0.1)
 """Waits before asking again for a place: settlements are gathered for 20 ms before they are written."""
 
 _T = TypeVar("_T")
+_Call = tuple[list[str], list[int]]
+"""Keys and arguments."""
 
 _UNITS = ("requests", "input tokens", "output tokens")
 _SCALE = 60_000
@@ -257,20 +259,30 @@ class Quota:
                 await self.renew_places()
 
     async def renew_places(self) -> None:
-        """Keep the places of all running requests for another while. Raises STORE_UNAVAILABLE."""
-        calls = [
-            ([reservation(held.tenant, held.request), *_place_keys(held)], [self._place_life_ms])
-            for held in self._in_places.values()
-        ]
-        for group in (calls[start : start + GROUP] for start in range(0, len(calls), GROUP)):
-            await self._within_deadline(_call_all(self._redis, _renew, group))
+        """Keep the places of all running requests for another while. Raises STORE_UNAVAILABLE: not all are kept."""
+        shares: dict[Hashable, list[_Call]] = {}
+        for held in self._in_places.values():
+            call = [reservation(held.tenant, held.request), *_place_keys(held)], [self._place_life_ms]
+            shares.setdefault(self.shard(held), []).append(call)
+        for failures in await asyncio.gather(*(self._renew_share(share) for share in shares.values())):
+            for failure in failures:
+                raise failure
+
+    async def _renew_share(self, calls: Sequence[_Call]) -> list[HanmaruError]:
+        ends = [await self._call_many(_renew, calls[first : first + GROUP]) for first in range(0, len(calls), GROUP)]
+        return [end for group in ends for end in group if end is not None]
 
     async def settle(self, held: Reservation, *, prompt_tokens: int, output_tokens: int) -> None:
         """Replace what `held` charged by what was used. A second call does nothing. Raises STORE_UNAVAILABLE."""
-        await self.settle_many([(held, prompt_tokens, output_tokens)])
+        if held.limits:
+            (failure,) = await self.settle_many([(held, prompt_tokens, output_tokens)])
+            if failure is not None:
+                raise failure
 
-    async def settle_many(self, used: Sequence[tuple[Reservation, int, int]]) -> None:
-        """Settle several in one exchange: (reservation, prompt tokens, output tokens) each."""
+    async def settle_many(self, used: Sequence[tuple[Reservation, int, int]]) -> list[HanmaruError | None]:
+        """Settle several that have limits, and share a shard, in one exchange: (reservation, prompt tokens, output
+        tokens) each. What each failed with (STORE_UNAVAILABLE), None for those that are settled.
+        """
         calls = [
             (
                 _keys(held),
@@ -281,21 +293,27 @@ class Quota:
                 ],
             )
             for held, prompt, output in used
-            if held.limits
         ]
-        if calls:
-            await self._within_deadline(_call_all(self._redis, _settle, calls))
+        return await self._call_many(_settle, calls)
+
+    def shard(self, held: Reservation) -> Hashable:
+        """What is the same for reservations that fail together, as far as is known."""
+        return shard_of(self._redis, reservation(held.tenant, held.request))
+
+    async def _call_many(self, script: Script, calls: Sequence[_Call]) -> list[HanmaruError | None]:
+        """What each call failed with."""
+        try:
+            answers = await self._within_deadline(script.call_many(self._redis, calls))
+        except HanmaruError as error:
+            return [error] * len(calls)
+        return [_unavailable(answer) if isinstance(answer, Exception) else None for answer in answers]
 
     async def _within_deadline(self, exchange: Awaitable[_T]) -> _T:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await exchange
         except UNREACHABLE as error:
-            raise HanmaruError(
-                ErrorCode.STORE_UNAVAILABLE,
-                f"limits cannot be checked now ({type(error).__name__}); try again",
-                retry_after_s=_RETRY_AFTER_S,
-            ) from error
+            raise _unavailable(error) from error
 
 
 def matching_limits(identity: Identity, model: ModelId) -> list[Limit]:
@@ -335,12 +353,6 @@ def _place_keys(held: Reservation) -> list[str]:
     return [running(held.tenant, name) for name in held.places]
 
 
-async def _call_all(redis: Redis, script: Script, calls: Sequence[tuple[list[str], list[int]]]) -> None:
-    for answer in await script.call_many(redis, calls):
-        if isinstance(answer, Exception):
-            raise answer
-
-
 def _rates(limit: Limit) -> tuple[int, int, int]:
     """A minute's worth of each unit, 0 for unlimited."""
     bounds = (limit.requests_per_minute, limit.input_tokens_per_minute, limit.output_tokens_per_minute)
@@ -358,6 +370,14 @@ def _require_that_it_can_fit(limit: Limit, needs: tuple[int, int, int]) -> None:
                 f"minute; {remedy}",
                 param="max_tokens" if unit == _UNITS[2] else None,
             )
+
+
+def _unavailable(error: Exception) -> HanmaruError:
+    return HanmaruError(
+        ErrorCode.STORE_UNAVAILABLE,
+        f"limits cannot be checked now ({type(error).__name__}); try again",
+        retry_after_s=_RETRY_AFTER_S,
+    )
 
 
 def _exceeded(limit: Limit, unit: int, needs: tuple[int, int, int], level: int, wait_ms: int) -> HanmaruError:

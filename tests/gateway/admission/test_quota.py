@@ -226,7 +226,7 @@ async def test_many_settle_in_one_exchange_even_when_redis_forgot_the_script(
     held = [await _reserve(quotas, identity, 100) for _ in range(5)]
     with redis_server.client() as all_powerful:
         all_powerful.script_flush()
-    await quotas.settle_many([(one, 40, 0) for one in held])
+    assert await quotas.settle_many([(one, 40, 0) for one in held]) == [None] * 5
     assert int(await redis.hget(KEY, "input")) == pytest.approx(800 * SCALE, rel=0.01)
 
 
