@@ -70,6 +70,12 @@ def rate(metric: Metric, by: str, only: str = "") -> str:
     return f"sum by ({by}) (rate({metric.name}{{{only}}}[{_RATE}]))"
 
 
+def mean(metric: Metric, by: str) -> str:
+    """A summary's mean over the last while."""
+    sums, counts = (f"sum by ({by}) (rate({metric.name}_{part}[{_RATE}]))" for part in ("sum", "count"))
+    return f"{sums} / {counts}"
+
+
 def quantiles(
     metric: Metric, by: str = "", only: str = "", of: Sequence[float] = (0.5, 0.95, 0.99)
 ) -> tuple[Query, ...]:
@@ -210,6 +216,14 @@ WORKERS = Dashboard(
             gauge("Holds its lease", metrics.WORKER_REGISTERED,
                   f"max by ({_POD}) ({metrics.WORKER_REGISTERED.name})", _POD_LEGEND),
             lines("Renewals of the lease that failed", metrics.WORKER_RENEWALS, _POD, 'outcome="failed"', "short"),
+            Panel("Evenness of expert-parallel ranks", (metrics.ENGINE_EXPERT_BALANCE,),
+                  (Query(mean(metrics.ENGINE_EXPERT_BALANCE, _POD), _POD_LEGEND),), "percentunit"),
+        ),
+        "Shared caches": (
+            lines("Pages", metrics.TIER_PAGES, "pool, outcome", unit="ops"),
+            lines("Bytes", metrics.TIER_BYTES, "direction", unit="Bps"),
+            lines("Prompts looked for", metrics.TIER_LOOKUPS, "outcome"),
+            lines("Calls without an answer", metrics.TIER_FAILURES, "reason", unit="ops"),
         ),
     },
 )  # fmt: skip

@@ -169,11 +169,14 @@ async def _before(stop: asyncio.Event, waited_for: Awaitable[None]) -> bool:
 def _read_secrets(settings: Settings) -> tuple[Trust, Access]:
     """What replicas' secrets are made of, and our own way into Redis."""
     platform_secret = read_secret(settings.platform_secret_file, "platform secret").encode()
-    workers = {
-        file: (read_certificate if file in _PUBLIC else read_secret)(path, f"workers' {file}")
-        for file, path in settings.worker_redis_files.items()
-    }
-    return Trust(platform_secret, workers), settings.redis_access(read_secret)
+    workers, tier = (
+        {
+            file: (read_certificate if file in _PUBLIC else read_secret)(path, f"{whose} {file}")
+            for file, path in files.items()
+        }
+        for whose, files in (("workers'", settings.worker_redis_files), ("shared caches'", settings.tier_redis_files))
+    )
+    return Trust(platform_secret, workers, tier), settings.redis_access(read_secret)
 
 
 def _first(group: BaseExceptionGroup[HanmaruError]) -> HanmaruError:

@@ -24,7 +24,7 @@ from pydantic.alias_generators import to_camel
 
 from hanmaru_operator.leader import Times
 from hanmaru_operator.plan.replicas import RETURN_AFTER_S
-from hanmaru_operator.render.settings import RedisFile, RenderSettings
+from hanmaru_operator.render.settings import RedisFile, RenderSettings, TierRedis
 
 Seconds = Annotated[float, Field(gt=0)]
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -98,6 +98,24 @@ class Settings(RedisSettings):
     """The sentinels' own user. Empty: they ask for none."""
     worker_redis_sentinel_password_file: Path | None = None
     """The sentinels' password. Absent: they ask for none."""
+    tier_redis_url: str = ""
+    """Redis of the deployments' shared caches, better one of their own (docs/shared-cache.md). Empty: none."""
+    tier_redis_user: str = ""
+    """The shared caches' Redis user. Empty: Redis asks for none."""
+    tier_redis_password_file: Path | None = None
+    """That user's password, which every replica with a shared cache is given. Absent: it has none."""
+    tier_redis_ca_file: Path | None = None
+    """PEM of the authorities that signed that Redis's certificates. Absent: the systems'."""
+    tier_redis_cert_file: Path | None = None
+    """PEM of a client certificate, where that Redis asks for one."""
+    tier_redis_key_file: Path | None = None
+    """PEM of that certificate's key."""
+    tier_redis_server_name: str = ""
+    """Name in that Redis's certificates. Empty: the address."""
+    tier_redis_sentinel_user: str = ""
+    """Its sentinels' own user. Empty: they ask for none."""
+    tier_redis_sentinel_password_file: Path | None = None
+    """Its sentinels' password. Absent: they ask for none."""
     worker_images: dict[EngineType, str] = Field(default_factory=dict)
     """The worker's image for each engine, where a pool names none."""
     operator_image: str = ""
@@ -140,15 +158,19 @@ class Settings(RedisSettings):
 
     @model_validator(mode="after")
     def _workers_reach_redis(self) -> Self:
-        try:
-            address = read_address(self.worker_redis_url)
-        except HanmaruError as error:
-            raise ValueError(f"workerRedisUrl: {error.message}") from None
-        require_whole_tls(
-            address,
+        _require_reachable(
+            "workerRedisUrl",
+            self.worker_redis_url,
             (self.worker_redis_ca_file, self.worker_redis_cert_file, self.worker_redis_key_file),
             self.worker_redis_server_name,
         )
+        if self.tier_redis_url:
+            _require_reachable(
+                "tierRedisUrl",
+                self.tier_redis_url,
+                (self.tier_redis_ca_file, self.tier_redis_cert_file, self.tier_redis_key_file),
+                self.tier_redis_server_name,
+            )
         return self
 
     @property
@@ -164,6 +186,30 @@ class Settings(RedisSettings):
         return {file: path for file, path in files.items() if path is not None}
 
     @property
+    def tier_redis_files(self) -> dict[RedisFile, Path]:
+        """What every replica with a shared cache is given to reach that cache's Redis with."""
+        files = {
+            RedisFile.PASSWORD: self.tier_redis_password_file,
+            RedisFile.CA: self.tier_redis_ca_file,
+            RedisFile.CERT: self.tier_redis_cert_file,
+            RedisFile.KEY: self.tier_redis_key_file,
+            RedisFile.SENTINEL_PASSWORD: self.tier_redis_sentinel_password_file,
+        }
+        return {file: path for file, path in files.items() if path is not None and self.tier_redis_url}
+
+    @property
+    def _tier(self) -> TierRedis | None:
+        if not self.tier_redis_url:
+            return None
+        return TierRedis(
+            self.tier_redis_url,
+            self.tier_redis_user,
+            self.tier_redis_server_name,
+            self.tier_redis_sentinel_user,
+            frozenset(self.tier_redis_files),
+        )
+
+    @property
     def render(self) -> RenderSettings:
         """As far as the rendering of pods goes."""
         return RenderSettings(
@@ -174,6 +220,7 @@ class Settings(RedisSettings):
             redis_server_name=self.worker_redis_server_name,
             redis_sentinel_user=self.worker_redis_sentinel_user,
             redis_files=frozenset(self.worker_redis_files),
+            tier=self._tier,
             trace_endpoint=self.trace_endpoint,
             gateway_namespace=self.gateway_namespace,
             gateway_pod_labels=self.gateway_pod_labels,
@@ -181,6 +228,17 @@ class Settings(RedisSettings):
             image_pull_policy=self.image_pull_policy,
             image_pull_secrets=self.image_pull_secrets,
         )
+
+
+def _require_reachable(
+    name: str, url: str, files: tuple[Path | None, Path | None, Path | None], server_name: str
+) -> None:
+    """Raise ValueError where a URL is none, or TLS files are not what it says."""
+    try:
+        address = read_address(url)
+    except HanmaruError as error:
+        raise ValueError(f"{name}: {error.message}") from None
+    require_whole_tls(address, files, server_name)
 
 
 _FROM_ENVIRONMENT = {

@@ -93,8 +93,13 @@ def is_loopback(host: str) -> bool:
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Settings from the variables in `names`. Raises HanmaruError (CONFIGURATION) that names what is wrong."""
     home = Path(environ.get(names.ENV_HOME) or Path.home() / ".cache" / "hanmaru")
+    spec = _read_spec(Path(_required(environ, names.ENV_ENGINE_SPEC)))
+    if spec.shared_cache is not None:
+        # The engine reads what they name; that they are missing is better said here.
+        for variable in (names.ENV_TIER_KEY_FILE, names.tier_variable(names.ENV_REDIS_URL)):
+            _required(environ, variable)
     return Settings(
-        spec=_read_spec(Path(_required(environ, names.ENV_ENGINE_SPEC))),
+        spec=spec,
         replica=ReplicaId(_required(environ, names.ENV_REPLICA_ID)),
         replica_key=_read_replica_key(Path(_required(environ, names.ENV_REPLICA_KEY_FILE))),
         redis=read_access(environ, lambda path, what: _read_secret(path)),

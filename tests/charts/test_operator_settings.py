@@ -9,8 +9,16 @@ import pytest
 import yaml
 from hanmaru_contracts import names
 from hanmaru_contracts.wire.engine_spec import EngineType
+from hanmaru_operator.render.settings import RedisFile
 from hanmaru_operator.settings import Settings, read_settings
-from hanmaru_testing.chart_values import CASES, EXTERNAL_REDIS, MONITORED, WITH_TLS
+from hanmaru_testing.chart_values import (
+    CASES,
+    EXTERNAL_REDIS,
+    MONITORED,
+    OWN_SHARED_CACHE,
+    SHARED_CACHE,
+    WITH_TLS,
+)
 from hanmaru_testing.helm import Manifest, render
 
 
@@ -91,6 +99,51 @@ def test_every_way_to_redis_is_handed_on_to_workers(values: dict[str, Any], url:
     (container,) = pod["containers"]
     named_files |= {v["value"] for v in container["env"] if v.get("value", "").startswith("/etc/hanmaru/redis/")}
     assert {Path(file).name for file in named_files} == files
+
+
+@pytest.mark.parametrize(
+    ("values", "url", "user"),
+    [
+        (SHARED_CACHE, "redis://hanmaru-redis.hanmaru.svc:6379/0", "tier"),
+        (OWN_SHARED_CACHE, "rediss+cluster://a.example:6379,b.example:6379", "pages"),
+        (
+            {**EXTERNAL_REDIS, "sharedCache": {"enabled": True}},
+            "rediss+sentinel://a.example:26379,b.example:26379/main",
+            "tier",
+        ),
+    ],
+    ids=["the charts", "its own", "external"],
+)
+def test_every_way_to_shared_caches_is_handed_on(values: dict[str, Any], url: str, user: str, tmp_path: Path) -> None:
+    made = render(values)
+    tier = read(made, tmp_path).render.tier
+    assert tier is not None
+    assert (tier.url, tier.user) == (url, user)
+    assert RedisFile.PASSWORD in tier.files
+    assert (RedisFile.CA in tier.files) == url.startswith("rediss")
+    assert bool(tier.server_name) == url.startswith("rediss")
+    pod = named(made, "Deployment", "hanmaru-operator")["spec"]["template"]["spec"]
+    (login,) = [volume for volume in pod["volumes"] if volume["name"] == "redis-login"]
+    files = {item["path"] for source in login["projected"]["sources"] for item in source["secret"]["items"]}
+    told = yaml.safe_load(named(made, "ConfigMap", "hanmaru-operator")["data"]["settings.yaml"])
+    given = {Path(value).name for name, value in told.items() if name.startswith("tierRedis") and name.endswith("File")}
+    assert given <= files
+
+
+def test_nobody_has_a_shared_cache_by_default(tmp_path: Path) -> None:
+    made = render()
+    assert read(made, tmp_path).render.tier is None
+    (secret,) = [m for m in made if m["kind"] == "Secret" and m["metadata"]["name"] == "hanmaru-redis"]
+    assert "tier" not in secret["data"]
+
+
+def test_the_charts_own_redis_knows_the_tier_where_caches_are_shared() -> None:
+    made = render(SHARED_CACHE)
+    (secret,) = [m for m in made if m["kind"] == "Secret" and m["metadata"]["name"] == "hanmaru-redis"]
+    assert len(secret["data"]["tier"]) >= 32
+    redis = named(made, "Deployment", "hanmaru-redis")["spec"]["template"]["spec"]
+    (passwords,) = [volume["secret"] for volume in redis["volumes"] if volume["name"] == "passwords"]
+    assert {item["path"] for item in passwords["items"]} == {"gateway", "operator", "worker", "tier"}
 
 
 def test_roles_reach_the_namespaces_of_tenants_and_no_other() -> None:

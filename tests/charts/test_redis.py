@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ START_S = 10.0
 
 
 @contextmanager
-def served(folder: Path, values: dict[str, Any]) -> Iterator[int]:
-    """Redis as the pod starts it, its folders below `folder`; gives the port."""
+def served(folder: Path, values: dict[str, Any], roles: Collection[str] = ACL_RULES.keys()) -> Iterator[int]:
+    """Redis as the pod starts it with the passwords of these roles, its folders below `folder`; gives the port."""
     (config,) = [
         m["data"] for m in render(values) if m["kind"] == "ConfigMap" and m["metadata"]["name"] == "hanmaru-redis"
     ]
@@ -36,8 +36,8 @@ def served(folder: Path, values: dict[str, Any]) -> Iterator[int]:
             text = text.replace(pod, str(here))
         text = text.replace("port 6379", f"port {port}").replace("bind * -::*", "bind 127.0.0.1")
         (folder / "etc/config" / name).write_text(text)
-    for role, password in PASSWORDS.items():
-        (folder / "etc/passwords" / role).write_text(password)
+    for role in roles:
+        (folder / "etc/passwords" / role).write_text(PASSWORDS[role])
     (folder / "bin/redis-server").symlink_to(redis_server_path())
     environ = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     log = (folder / "log").open("wb")
@@ -90,11 +90,21 @@ def test_no_role_may_rule_the_server(port: int, role: str, command: str) -> None
 
 
 def test_a_worker_sees_no_tenants_and_everybody_the_models(port: int) -> None:
-    for role in ACL_RULES:
+    for role in ACL_RULES.keys() - {"tier"}:
         with client(port, role) as mine:
             mine.exists(MODELS)
+    with client(port, "tier") as tier, pytest.raises(redis.exceptions.NoPermissionError):
+        tier.get(MODELS)
     with client(port, "worker") as worker, pytest.raises(redis.exceptions.NoPermissionError):
         worker.get(TENANTS)
+
+
+def test_a_role_without_a_password_is_no_user(tmp_path: Path) -> None:
+    with served(tmp_path, {}, roles=ACL_RULES.keys() - {"tier"}) as port:
+        for password in ("", PASSWORDS["tier"]):
+            nobody = redis.Redis(port=port, username="tier", password=password)
+            with nobody, pytest.raises(redis.AuthenticationError):
+                nobody.ping()
 
 
 def test_the_users_file_holds_no_password(port: int, tmp_path: Path) -> None:

@@ -46,6 +46,17 @@ EXTERNAL = {"enabled": False, "existingSecret": "logins"}
         ({"modelDeployments": {"x" * 45: DEPLOYMENT}}, "maxLength"),
         ({"tenants": {"demo": {"models": [{"name": "x"}]}}}, "missing property 'namespace'"),
         # What does not fit together.
+        (
+            {"sharedCache": {"enabled": True, "url": "redis://h:6379"}},
+            "sharedCache.url needs sharedCache.existingSecret",
+        ),
+        ({"sharedCache": {"enabled": True, "existingSecret": "a"}}, "existingSecret goes with sharedCache.url"),
+        ({"sharedCache": {"enabled": True, "user": "pages"}}, "the chart's own Redis knows it as tier"),
+        ({"sharedCache": {"enabled": True, "serverName": "a"}}, "sharedCache.serverName go with sharedCache.url"),
+        (
+            {"sharedCache": {"enabled": True, "url": "redis://h", "existingSecret": "a", "serverName": "b"}},
+            "has no TLS; begin it with rediss",
+        ),
         ({"redis": {"external": {"url": "redis://host:6379/0"}}}, "set redis.enabled=false to use redis://host:6379/0"),
         ({"redis": {"enabled": False, "existingSecret": "logins"}}, "give the URL of your Redis"),
         ({"redis": {"enabled": False, "external": {"url": "redis://host"}}}, "needs redis.existingSecret"),

@@ -14,6 +14,7 @@ from hanmaru_chart.monitoring import Monitoring, NetworkPolicies, Rbac, Test
 from hanmaru_chart.operator import Operator
 from hanmaru_chart.redis import Redis
 from hanmaru_chart.resources import ModelDeployments, Platform, Pools, Tenants
+from hanmaru_chart.shared_cache import SharedCache
 
 
 class Values(StrictSchema):
@@ -33,6 +34,8 @@ class Values(StrictSchema):
     """Takes requests of tenants, REST and gRPC, and leads them to workers."""
     redis: Redis = Redis()
     """What gateways, workers and the operator tell each other by."""
+    shared_cache: SharedCache = SharedCache()
+    """A tier of the prefix cache on Redis, for deployments that ask for one."""
     collector: Collector = Collector()
     """Takes spans and sends them on."""
     tracing: Tracing = Tracing()

@@ -8,14 +8,26 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Users of the chart's own Redis: JSON. */}}
+{{- define "hanmaru.redis.roles" -}}
+{{- $tier := and .Values.sharedCache.enabled (not .Values.sharedCache.url) -}}
+{{- toJson (concat (list "gateway" "operator" "worker") (ternary (list "tier") list $tier)) -}}
+{{- end -}}
+
 {{/* Files below /etc/hanmaru/redis, of which there are some or none: JSON of {file: {secret, key}}. Takes
-(dict "root" $ "role" "gateway"). The operator has the workers' password as well: it hands it to each replica. */}}
+(dict "root" $ "role" "gateway"). The operator has the workers' password as well, and the shared caches': it hands them to each replica. */}}
 {{- define "hanmaru.redis.files" -}}
 {{- $redis := .root.Values.redis -}}
 {{- $passwords := include "hanmaru.names.redisSecret" .root -}}
 {{- $files := dict "password" (dict "secret" $passwords "key" .role) -}}
 {{- if eq .role "operator" -}}
 {{- $_ := set $files "worker-password" (dict "secret" $passwords "key" "worker") -}}
+{{- with .root.Values.sharedCache -}}
+{{- if .enabled -}}
+{{- $_ := set $files "tier-password" (dict "secret" (.existingSecret | default $passwords) "key" "tier") -}}
+{{- if .ca.name -}}{{- $_ := set $files "tier-ca.crt" (dict "secret" .ca.name "key" .ca.key) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if $redis.enabled -}}
 {{- if $redis.tls.enabled -}}

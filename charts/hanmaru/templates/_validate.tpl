@@ -35,6 +35,26 @@ redis.external.sentinel is given, but its URL {{ $external }} names no sentinels
 {{- end }}
 {{- end -}}
 
+{{- define "hanmaru.sharedCache.faults" -}}
+{{- with .Values.sharedCache -}}
+{{- if and .enabled .url (not .existingSecret) }}
+sharedCache.url needs sharedCache.existingSecret: a Secret with the password of user {{ .user }} in the entry tier
+{{- end }}
+{{- if and .enabled (not .url) .existingSecret }}
+sharedCache.existingSecret goes with sharedCache.url; for the other Redis the password is an entry tier of redis.existingSecret
+{{- end }}
+{{- if and .enabled (not .url) $.Values.redis.enabled (ne .user "tier") }}
+sharedCache.user is {{ .user }}; the chart's own Redis knows it as tier
+{{- end }}
+{{- if and .enabled (not .url) (or .ca.name .serverName) }}
+sharedCache.ca and sharedCache.serverName go with sharedCache.url
+{{- end }}
+{{- if and .url (not (hasPrefix "rediss" .url)) (or .ca.name .serverName) }}
+sharedCache has a certificate or a server name, but its URL {{ .url }} has no TLS; begin it with rediss
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "hanmaru.operator.faults" -}}
 {{- $operator := .Values.operator -}}
 {{- if and .Values.tenants $operator.tenantNamespaces (not (has .Release.Namespace $operator.tenantNamespaces)) }}
@@ -84,5 +104,6 @@ modelDeployments.{{ $name }} downloads from a model hub, but global.airGapped is
 {{- include "hanmaru.operator.faults" . }}
 {{- include "hanmaru.gateway.faults" . }}
 {{- include "hanmaru.redis.faults" . }}
+{{- include "hanmaru.sharedCache.faults" . }}
 {{- include "hanmaru.collector.faults" . }}
 {{- end -}}

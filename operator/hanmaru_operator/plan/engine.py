@@ -133,6 +133,7 @@ def plan_engine(
     facts: ModelFacts, pool: EnginePool, serving: Serving, nodes: Sequence[NodeFacts] = ()
 ) -> EnginePlan | Refused:
     """How a replica looks on this pool. Without nodes the pool's spec is taken at its word."""
+    pool = _beside_tier(pool, serving)
     settled = _settle(facts, pool, serving)
     if isinstance(settled, Refused):
         return settled
@@ -144,6 +145,14 @@ def plan_engine(
     if nodes and not usable:
         return Refused(pool.name, _by_reason(unfit), lost)
     return _plan(settled, pool, chosen, lost, unfit, len(nodes))
+
+
+def _beside_tier(pool: EnginePool, serving: Serving) -> EnginePool:
+    """Where the engine computes in the memory of the node, a shared cache's pages on their way lie there too."""
+    tier = serving.kv_cache.tier
+    if tier is None or not pool.is_cpu:
+        return pool
+    return replace(pool, device_bytes=max(0, pool.device_bytes - tier.host_gigabytes * 10**9))
 
 
 @dataclass(frozen=True, slots=True)

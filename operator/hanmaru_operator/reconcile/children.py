@@ -47,6 +47,8 @@ class Trust:
     platform_secret: bytes = field(repr=False)
     worker_redis: Mapping[RedisFile, str] = field(default_factory=dict, repr=False)
     """What workers get to reach Redis with."""
+    tier_redis: Mapping[RedisFile, str] = field(default_factory=dict, repr=False)
+    """What those with a shared cache get to reach its Redis with."""
 
 
 class Children:
@@ -96,7 +98,10 @@ class Children:
             return
         pool = self._view.pool_spec(bundle.pool)
         secrets = ReplicaSecrets(
-            keys.replica_key(self._trust.platform_secret, owner.model, replica), self._trust.worker_redis
+            keys.replica_key(self._trust.platform_secret, owner.model, replica),
+            self._trust.worker_redis,
+            keys.tier_key(self._trust.platform_secret, owner.model),
+            self._trust.tier_redis,
         )
         placement = placement_of(pool) if pool is not None else None
         account, *needed, group = replica_manifests(bundle, owner, replica, secrets, self._settings, placement)

@@ -148,19 +148,20 @@ def _fresh(
     if isinstance(planned, Refused):
         return None
     commit = kept.resolved_revision if kept is not None else known.revision
-    shape = _shape(asker, written, planned, known.facts, settings.trace_endpoint)
+    shape = _shape(asker, written, planned, known.facts, settings)
     return make_bundle(asker.owner, written, shape, settings, commit)
 
 
 def _shape(
-    asker: Asker, written: Written, planned: EnginePlan, facts: ModelFacts, trace_endpoint: str
+    asker: Asker, written: Written, planned: EnginePlan, facts: ModelFacts, settings: RenderSettings
 ) -> RenderedShape:
     naming = Naming(
         model=ModelRef(namespace=asker.owner.namespace, name=asker.owner.name),
         spec=asker.spec,
         entry=written.entry,
         checkpoint=checkpoint_path(written.source),
-        trace_endpoint=trace_endpoint or None,
+        trace_endpoint=settings.trace_endpoint or None,
+        has_tier=settings.tier is not None,
     )
     pool = EnginePool.from_spec(written.entry.name, written.pool)
     return RenderedShape(

@@ -17,7 +17,7 @@ from hanmaru_contracts.names import ReplicaId
 
 from hanmaru_operator.render.bundle import Bundle, Placement
 from hanmaru_operator.render.identity import Owner, child
-from hanmaru_operator.render.pod import REPLICA, REPLICA_KEY, template_labels
+from hanmaru_operator.render.pod import REPLICA, REPLICA_KEY, TIER_KEY, TIER_PREFIX, template_labels
 from hanmaru_operator.render.settings import RedisFile, RenderSettings
 from hanmaru_operator.types import Manifest
 
@@ -30,6 +30,10 @@ class ReplicaSecrets:
     """Derived for this replica alone (`keys.replica_key`)."""
     redis: Mapping[RedisFile, str] = field(default_factory=dict, repr=False)
     """To reach Redis with, the same for all replicas."""
+    tier_key: bytes = field(default=b"", repr=False)
+    """Seals the model's shared cache (`keys.tier_key`), the same for all of its replicas."""
+    tier_redis: Mapping[RedisFile, str] = field(default_factory=dict, repr=False)
+    """To reach the shared caches' Redis with."""
 
 
 def replica_manifests(
@@ -50,7 +54,7 @@ def replica_manifests(
 
     return (
         head("v1", "ServiceAccount") | {"automountServiceAccountToken": False},
-        head("v1", "Secret") | {"type": "Opaque", "data": _secret_data(secrets)},
+        head("v1", "Secret") | {"type": "Opaque", "data": _secret_data(secrets, bundle)},
         head("networking.k8s.io/v1", "NetworkPolicy") | {"spec": _network_policy(bundle, replica, settings)},
         head("policy/v1", "PodDisruptionBudget") | {"spec": {"maxUnavailable": 0, "selector": _group(replica)}},
         head("v1", "Service") | {"spec": _service(bundle, replica)},
@@ -62,9 +66,12 @@ def _group(replica: ReplicaId) -> Manifest:
     return {"matchLabels": {names.LABEL_REPLICA: replica}}
 
 
-def _secret_data(secrets: ReplicaSecrets) -> dict[str, str]:
+def _secret_data(secrets: ReplicaSecrets, bundle: Bundle) -> dict[str, str]:
     """Not immutable: an authority or a password that is renewed must reach the replicas that run."""
     texts = {REPLICA_KEY: secrets.replica_key.hex()} | {str(file): text for file, text in secrets.redis.items()}
+    if bundle.engine_spec.get("sharedCache") is not None:
+        texts[TIER_KEY] = secrets.tier_key.hex()
+        texts |= {f"{TIER_PREFIX}{file}": text for file, text in secrets.tier_redis.items()}
     return {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()}
 
 

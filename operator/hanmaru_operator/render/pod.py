@@ -21,7 +21,7 @@ from hanmaru_operator.render.identity import Owner, deployment_labels, revision_
 from hanmaru_operator.render.merge import for_author, merge, merge_template
 from hanmaru_operator.render.revision import Written
 from hanmaru_operator.render.security import CONTAINER_SECURITY, POD_SECURITY
-from hanmaru_operator.render.settings import RedisFile, RenderSettings
+from hanmaru_operator.render.settings import RedisFile, RenderSettings, TierRedis
 from hanmaru_operator.render.source import SourceParts, download_container, download_parts, source_parts
 from hanmaru_operator.types import Manifest, PoolName, Revision
 
@@ -31,6 +31,9 @@ SPEC_MOUNT = "/hanmaru/spec"
 SPEC_KEY = "engine-spec.json"
 SECRETS_MOUNT = "/hanmaru/secrets"
 REPLICA_KEY = "replica-key"
+TIER_KEY = "tier-key"
+TIER_PREFIX = "tier-"
+"""Of the shared cache's files in a replica's Secret."""
 _REDIS_VARIABLES = {
     RedisFile.PASSWORD: names.ENV_REDIS_PASSWORD_FILE,
     RedisFile.CA: names.ENV_REDIS_CA_FILE,
@@ -177,6 +180,8 @@ def _identity(plan: PodPlan, settings: RenderSettings) -> list[Manifest]:
         names.ENV_GROUP_SIZE: str(plan.size),
     }
     told |= _to_redis(settings)
+    if plan.spec.shared_cache is not None and settings.tier is not None:
+        told |= _to_tier(settings.tier)
     if plan.size > 1:
         told[names.ENV_GROUP_ADDRESS] = f"{host(0)}:{RENDEZVOUS_PORT}"
         told[names.ENV_GROUP_PEERS] = ",".join(host(rank) for rank in range(plan.size))
@@ -197,12 +202,27 @@ def _to_redis(settings: RenderSettings) -> dict[str, str]:
         names.ENV_REDIS_SERVER_NAME: settings.redis_server_name,
         names.ENV_REDIS_SENTINEL_USER: settings.redis_sentinel_user,
     }
-    files = {
-        variable: f"{SECRETS_MOUNT}/{file}"
-        for file, variable in _REDIS_VARIABLES.items()
-        if file in settings.redis_files
+    return _named_and_filed(named, settings.redis_files, "")
+
+
+def _to_tier(tier: TierRedis) -> dict[str, str]:
+    named = {
+        names.ENV_REDIS_URL: tier.url,
+        names.ENV_REDIS_USER: tier.user,
+        names.ENV_REDIS_SERVER_NAME: tier.server_name,
+        names.ENV_REDIS_SENTINEL_USER: tier.sentinel_user,
     }
-    return {variable: value for variable, value in named.items() if value} | files
+    told = _named_and_filed(named, tier.files, TIER_PREFIX)
+    return {names.tier_variable(variable): value for variable, value in told.items()} | {
+        names.ENV_TIER_KEY_FILE: f"{SECRETS_MOUNT}/{TIER_KEY}"
+    }
+
+
+def _named_and_filed(named: Mapping[str, str], files: frozenset[RedisFile], prefix: str) -> dict[str, str]:
+    """Variables of a way to Redis: those that have a value, and those that name files of the replica's Secret."""
+    return {variable: value for variable, value in named.items() if value} | {
+        variable: f"{SECRETS_MOUNT}/{prefix}{file}" for file, variable in _REDIS_VARIABLES.items() if file in files
+    }
 
 
 def _resources(plan: PodPlan) -> Manifest:

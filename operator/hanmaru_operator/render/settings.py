@@ -23,6 +23,17 @@ class RedisFile(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TierRedis:
+    """Where shared caches are, as `RenderSettings` says it of the registrations' Redis."""
+
+    url: str
+    user: str = ""
+    server_name: str = ""
+    sentinel_user: str = ""
+    files: frozenset[RedisFile] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class RenderSettings:
     """One for a process. Whatever of it stands in a pod template is kept in the revision's snapshot."""
 
@@ -40,6 +51,8 @@ class RenderSettings:
     """The sentinels' own user. Empty: they ask for none."""
     redis_files: frozenset[RedisFile] = frozenset()
     """What is given with each replica's secrets."""
+    tier: TierRedis | None = None
+    """Redis of the shared caches (docs/shared-cache.md). Absent: no deployment has one, whatever it asks for."""
     trace_endpoint: str = ""
     """OTLP gRPC endpoint of the engines' spans, `http://host:4317`. Empty: no tracing."""
     gateway_namespace: str = "hanmaru"

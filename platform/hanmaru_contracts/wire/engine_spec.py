@@ -70,6 +70,23 @@ class KvCache(StrictSchema):
     """Sliding layers have a pool of their own. False: all layers keep every token."""
 
 
+class SharedCache(StrictSchema):
+    """A tier of the prefix cache on Redis, which the replicas of a model share (docs/shared-cache.md)."""
+
+    max_bytes: Positive = 4 * 1024**3
+    """Of all pages of the model in Redis."""
+    life_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Of a page that nobody reads from there."""
+    max_prefix_tokens: Positive = 16_384
+    """Longer prefixes are not stored: Redis is for short, hot ones."""
+    min_prefix_tokens: Positive = 256
+    """Shorter rests of a prompt are computed rather than looked for."""
+    host_gb: Positive = 8
+    """Memory of each rank's host, in 10^9 bytes, through which pages go to Redis and back."""
+    wait_s: Annotated[float, Field(gt=0)] = 0.5
+    """How long a request may wait for pages on their way, besides a quarter of a second for each 1,024 tokens found."""
+
+
 class EngineSpec(StrictSchema):
     """One replica's engine, the same for every rank of its group."""
 
@@ -86,6 +103,8 @@ class EngineSpec(StrictSchema):
     """Longest prompt and output together."""
     parallelism: Parallelism = Parallelism()
     kv_cache: KvCache = KvCache()
+    shared_cache: SharedCache | None = None
+    """Absent: what a replica has cached is its own."""
     draft_tokens: Positive | None = None
     """Tokens that the model's own MTP block drafts a step. Absent: no speculation."""
     max_running_requests: Positive = 16

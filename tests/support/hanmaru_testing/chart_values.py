@@ -80,12 +80,26 @@ EVERYTHING: dict[str, Any] = {
     **MONITORED,
 }
 """Every field that every component has, set to something."""
+SHARED_CACHE: dict[str, Any] = {"sharedCache": {"enabled": True}, "redis": {"maxMemory": "12gb"}}
+OWN_SHARED_CACHE: dict[str, Any] = {
+    "sharedCache": {
+        "enabled": True,
+        "url": "rediss+cluster://a.example:6379,b.example:6379",
+        "existingSecret": "shared-cache-login",
+        "user": "pages",
+        "ca": {"name": "shared-cache-ca"},
+        "serverName": "pages.example",
+    }
+}
 KUBERAY: dict[str, Any] = {"gateway": {"ray": {"mode": "kuberay"}}}
 
 CASES: dict[str, tuple[list[Path], dict[str, Any]]] = {
     "defaults": ([], {}),
     "everything": ([EXAMPLES / "cpu-demo.yaml"], EVERYTHING),
     "external-redis": ([], EXTERNAL_REDIS),
+    "shared-cache": ([], SHARED_CACHE),
+    "shared-cache-of-its-own": ([], OWN_SHARED_CACHE),
+    "shared-cache-in-an-external-redis": ([], {**EXTERNAL_REDIS, "sharedCache": {"enabled": True}}),
     "kuberay": ([], KUBERAY),
     **{file.stem: ([file], {}) for file in sorted(EXAMPLES.glob("*.yaml"))},
 }

@@ -37,5 +37,21 @@
 {{- with .Values.redis.external.serverName -}}{{- $_ := set $settings "workerRedisServerName" . -}}{{- end -}}
 {{- with .Values.redis.external.sentinel.user -}}{{- $_ := set $settings "workerRedisSentinelUser" . -}}{{- end -}}
 {{- end -}}
+{{- with .Values.sharedCache -}}
+{{- if .enabled -}}
+{{- $_ := set $settings "tierRedisUrl" (.url | default (include "hanmaru.redis.url" $)) -}}
+{{- $_ := set $settings "tierRedisUser" .user -}}
+{{- $_ := set $settings "tierRedisPasswordFile" "/etc/hanmaru/redis/tier-password" -}}
+{{- if .url -}}
+{{- if .ca.name -}}{{- $_ := set $settings "tierRedisCaFile" "/etc/hanmaru/redis/tier-ca.crt" -}}{{- end -}}
+{{- with .serverName -}}{{- $_ := set $settings "tierRedisServerName" . -}}{{- end -}}
+{{- else -}}
+{{- /* The same Redis, so the same way to it. */ -}}
+{{- range $name := list "CaFile" "CertFile" "KeyFile" "ServerName" "SentinelUser" "SentinelPasswordFile" -}}
+{{- with get $settings (printf "workerRedis%s" $name) -}}{{- $_ := set $settings (printf "tierRedis%s" $name) . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- toYaml $settings -}}
 {{- end -}}

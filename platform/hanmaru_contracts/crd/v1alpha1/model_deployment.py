@@ -184,6 +184,21 @@ class ServingParallelism(Schema):
     """Copies of the attention layers. Absent: planned."""
 
 
+class KvCacheTier(Schema):
+    """A tier of the prefix cache on Redis, which the deployment's replicas share. For short prefixes that many requests
+    begin with, and for replicas that have just started.
+    """
+
+    max_gigabytes: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Most of Redis's memory that the model's pages take, in 10^9 bytes."""
+    life_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = 3600
+    """Life of a page that nobody reads from there."""
+    max_prefix_tokens: Annotated[int, Field(ge=1, le=131_072)] = 16_384
+    """Longer prefixes are not stored."""
+    host_gigabytes: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Memory of the node, in 10^9 bytes for each rank, through which pages go to Redis and back."""
+
+
 class ServingKvCache(Schema):
     """How much the engine keeps. What is absent is planned."""
 
@@ -191,6 +206,9 @@ class ServingKvCache(Schema):
     """Tokens a page. Absent: planned."""
     memory_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of a device's memory for weights and cache. Absent: planned."""
+    tier: KvCacheTier | None = None
+    """A shared cache, where the installation has a Redis for it; `{}` takes the defaults. Absent: each replica's cache
+    is its own."""
 
 
 class SpeculativeType(StrEnum):
