@@ -15,6 +15,7 @@ GENERATORS = {
     "tools/generate_crds.py": "charts/hanmaru-crds/templates",
     "tools/generate_kinds_reference.py": "docs/kinds.md",
     "tools/generate_rbac.py": "charts/hanmaru/files",
+    "tools/generate_ray.py": "charts/hanmaru/files/ray.yaml",
     "tools/generate_redis_acl.py": "charts/hanmaru/files/redis/generated",
     "tools/generate_chart_values.py": "charts/hanmaru/values.yaml",
     "tools/generate_chart_schema.py": "charts/hanmaru/values.schema.json",
