@@ -18,11 +18,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* The head of an object's metadata but its name: labels, and annotations where there are any ("annotations", a dict,
-adds some). */}}
+{{/* The head of an object's metadata but its name: labels, and annotations where there are any ("labels" and
+"annotations", dicts, add some; theirs count where ours have the same name). */}}
 {{- define "hanmaru.metadata" -}}
 labels:
-  {{- include "hanmaru.labels" . | nindent 2 }}
+  {{- merge (dict) (.labels | default dict) (include "hanmaru.labels" . | fromYaml) | toYaml | nindent 2 }}
 {{- with merge (dict) (.annotations | default dict) .root.Values.global.annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}

@@ -35,6 +35,21 @@ class HelmError(Exception):
     """Helm refused; its words."""
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Of two entries with one key YAML's readers take one or the other; a template that writes both is wrong."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _objects(text: str) -> list[Manifest]:
+    """Raises yaml.YAMLError where a key stands in one mapping twice."""
+    return [manifest for manifest in yaml.load_all(text, _EachKeyOnce) if manifest]
+
+
 @functools.cache
 def _helm() -> Path:
     return find_helm()
@@ -77,7 +92,7 @@ def render(
         *("--values", "-"),
         stdin=json.dumps(values or {}),
     )
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    return _objects(text)
 
 
 class Releases:
@@ -94,4 +109,4 @@ class Releases:
     def manifests(self, release: str, namespace: str) -> list[Manifest]:
         """What a release holds now, as helm sent it."""
         text = self.run("get", "manifest", release, "--namespace", namespace)
-        return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+        return _objects(text)

@@ -6,15 +6,7 @@ kind: ServiceMonitor
 metadata:
   name: {{ include "hanmaru.fullname" .root }}-{{ .component }}
   namespace: {{ .root.Release.Namespace }}
-  labels:
-    {{- include "hanmaru.labels" . | nindent 4 }}
-    {{- with .root.Values.monitoring.serviceMonitors.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  {{- with .root.Values.global.annotations }}
-  annotations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "hanmaru.metadata" (merge (dict "labels" .root.Values.monitoring.serviceMonitors.labels) .) | nindent 2 }}
 spec:
   selector:
     matchLabels:
@@ -30,9 +22,4 @@ spec:
       {{- end }}
       {{- end }}
       interval: {{ .root.Values.monitoring.serviceMonitors.interval }}
-      {{- if eq (.scheme | default "http") "https" }}
-      scheme: https
-      tlsConfig:
-        insecureSkipVerify: true
-      {{- end }}
 {{- end -}}
