@@ -7,6 +7,8 @@ not open it: flags that would loosen what `docs/trust.md` promises are refused.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -38,11 +40,17 @@ _KEYS_AND_DOORS = frozenset({
     "--log-level", "--log-requests", "--log-requests-level", "--log-requests-target", "--crash-dump-folder",
     "--export-metrics-to-file", "--export-metrics-to-file-dir", "--debug-tensor-dump-output-folder",
     "--enable-trace", "--otlp-traces-endpoint", "--trace-modules", "--spec-trace-dir",
+    # Caches outside the engine: ours is sealed (docs/shared-cache.md), others hold pages that anybody may have made.
+    "--hicache-storage-backend", "--hicache-storage-backend-extra-config", "--file-storage-path",
+    "--enable-unified-cache-external-linker", "--unified-cache-external-linker-backend",
+    "--unified-cache-external-linker-config", "--enable-lmcache", "--lmcache-config-file",
 })  # fmt: skip
 """Flags a spec's `extra_args` may not hold."""
 
 SECRET_PLACES = frozenset({names.ENV_REPLICA_KEY_FILE, *REDIS_FROM_ENVIRONMENT.values()})
 """Variables no engine has a use for."""
+TIER_PLACES = frozenset({names.ENV_TIER_KEY_FILE, *map(names.tier_variable, REDIS_FROM_ENVIRONMENT.values())})
+"""Variables that an engine with a shared cache has a use for."""
 
 
 def to_argv(
@@ -57,6 +65,7 @@ def to_argv(
     flags += ["--load-format", "safetensors"]
     flags += _parallel_flags(spec, rank)
     flags += _memory_flags(spec)
+    flags += shared_cache_flags(spec)
     flags += _speculative_flags(spec.draft_tokens)
     flags += _parser_flags(spec)
     flags += _trace_flags(spec.trace_endpoint)
@@ -81,7 +90,8 @@ def to_environment(
 
     `peers` are the addresses of the group's ranks, whose messages are unpickled; empty: everybody's are.
     """
-    environment = {name: value for name, value in inherited.items() if name not in SECRET_PLACES}
+    kept_back = SECRET_PLACES if spec.shared_cache is not None else SECRET_PLACES | TIER_PLACES
+    environment = {name: value for name, value in inherited.items() if name not in kept_back}
     environment |= {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -158,6 +168,50 @@ def _memory_flags(spec: EngineSpec) -> list[str]:
             flags += [flag, str(value)]
     flags += ["--max-running-requests", str(spec.max_running_requests)]
     return [*flags, "--chunked-prefill-size", str(spec.prefill_chunk_tokens)]
+
+
+def shared_cache_flags(spec: EngineSpec) -> list[str]:
+    """HiCache with our storage behind it. Secrets and ways are not here: the storage reads them by `TIER_PLACES`."""
+    tier = spec.shared_cache
+    if tier is None:
+        return []
+    told = {
+        # SGLang's: which class it makes, and how it calls it.
+        "backend_name": "hanmaru_redis",
+        "module_path": "hanmaru_worker.plugin.tier.storage",
+        "class_name": "TierStorage",
+        "interface_v1": 1,
+        "hicache_storage_pass_prefix_keys": True,
+        "prefetch_threshold": tier.min_prefix_tokens,
+        "prefetch_timeout_base": tier.wait_s,
+        # Ours.
+        "model": spec.model.id,
+        "checkpoint": spec.checkpoint,
+        "variant": _variant(spec),
+        "max_bytes": tier.max_bytes,
+        "life_s": tier.life_s,
+        "max_prefix_tokens": tier.max_prefix_tokens,
+    }
+    return [
+        "--enable-hierarchical-cache",
+        "--hicache-size",
+        str(tier.host_gb),
+        # Whatever is computed once is written: a worker that starts finds it. What is never read again lapses.
+        "--hicache-write-policy",
+        "write_through",
+        "--hicache-storage-prefetch-policy",
+        "timeout",
+        "--hicache-storage-backend",
+        "dynamic",
+        "--hicache-storage-backend-extra-config",
+        json.dumps(told),
+    ]
+
+
+def _variant(spec: EngineSpec) -> str:
+    """What besides the weights decides what a page holds, as far as the worker can see it."""
+    told = [spec.dtype, spec.kv_cache.hybrid, spec.draft_tokens is not None, spec.device, *spec.extra_args]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _speculative_flags(draft_tokens: int | None) -> list[str]:

@@ -29,10 +29,11 @@ class Limits:
     """Most bytes of one shard's pages."""
     life_ms: int
     """Of a page that nobody reads."""
-    lookup_s: float = 0.25
-    read_s: float = 1.0
+    lookup_s: float = 0.5
+    read_s: float = 2.0
     write_s: float = 2.0
-    """Deadlines of one call each, of up to 128 pages. A write keeps no request waiting."""
+    """Deadlines of one call each. How long a request waits is less: SGLang gives up on a read after `wait_s` of the
+    spec and goes on without; a write keeps nobody waiting."""
 
 
 @dataclass(frozen=True, slots=True)
