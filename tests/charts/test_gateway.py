@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hanmaru_testing.helm import CHART, HelmError, Manifest, render
 NAME = "hanmaru-gateway"
 HEAD = "hanmaru-ray-head-2-60-0"
 RAY_REDIS = "hanmaru-ray-redis"
+TRAEFIK_SCHEME = "traefik.ingress.kubernetes.io/service.serversscheme"
 SAID_BY_KUBERAY = {"gateway": {"ray": {"mode": "kuberay"}}}
 EXTERNAL = {
     "gateway": {
@@ -41,6 +43,10 @@ def one(made: list[Manifest], kind: str, name: str) -> Manifest:
 def container(made: list[Manifest], deployment: str) -> dict[str, Any]:
     (only,) = one(made, "Deployment", deployment)["spec"]["template"]["spec"]["containers"]
     return only  # type: ignore[no-any-return]
+
+
+def volumes(made: list[Manifest], deployment: str) -> list[dict[str, Any]]:
+    return one(made, "Deployment", deployment)["spec"]["template"]["spec"]["volumes"]  # type: ignore[no-any-return]
 
 
 def environment(of: dict[str, Any]) -> dict[str, str]:
@@ -132,9 +138,9 @@ def sources(rule: dict[str, Any]) -> set[str]:
 def test_rays_ports_are_open_to_rays_pods_alone(defaults: list[Manifest]) -> None:
     gateway = one(defaults, "NetworkPolicy", NAME)["spec"]["ingress"]
     head = one(defaults, "NetworkPolicy", "hanmaru-ray-head")["spec"]["ingress"]
-    assert [rule["ports"][0]["port"] for rule in gateway] == [8000, 6381]
+    assert [[port["port"] for port in rule["ports"]] for rule in gateway] == [[8000, 9000], [6381]]
     assert sources(gateway[1]) == {"gateway", "ray-head"}
-    assert [(rule["ports"][0]["port"], sources(rule)) for rule in head] == [(6380, {"gateway"})]
+    assert [([port["port"] for port in rule["ports"]], sources(rule)) for rule in head] == [([6380], {"gateway"})]
     ends = {rule["ports"][0]["endPort"] for rule in (gateway[1], head[0])}
     assert ends == {6380 + ray_start.NUM_PORTS - 1}
 
@@ -149,8 +155,7 @@ def test_every_port_that_ray_is_given_is_in_the_block_that_the_policy_opens() ->
 def test_the_heads_redis_is_open_to_the_head_alone(defaults: list[Manifest]) -> None:
     (rule,) = one(defaults, "NetworkPolicy", RAY_REDIS)["spec"]["ingress"]
     assert sources(rule) == {"ray-head"}
-    mounted = {v["name"] for v in one(defaults, "Deployment", NAME)["spec"]["template"]["spec"]["volumes"]}
-    assert "ray-redis" not in mounted
+    assert "ray-redis" not in {volume["name"] for volume in volumes(defaults, NAME)}
 
 
 def test_rays_user_has_the_rights_that_were_tried_on_a_real_ray() -> None:
@@ -174,12 +179,19 @@ def test_rays_redis_may_be_somebody_elses() -> None:
     assert head["HANMARU_RAY_REDIS_USER"] == "hanmaru"
     assert head["RAY_REDIS_CA_CERT"] == "/etc/hanmaru/ray-redis/ca.crt"
     assert [m for m in made if m["metadata"]["name"] == RAY_REDIS] == []
-    (login,) = [
-        volume["projected"]["sources"]
-        for volume in one(made, "Deployment", HEAD)["spec"]["template"]["spec"]["volumes"]
-        if volume["name"] == "ray-redis"
-    ]
+    (login,) = [v["projected"]["sources"] for v in volumes(made, HEAD) if v["name"] == "ray-redis"]
     assert [s["secret"]["name"] for s in login] == ["ray-login", "ray-ca"]
+
+
+def test_the_password_of_rays_redis_may_be_there_already() -> None:
+    made = render({"gateway": {"ray": {"redis": {"existingSecret": "ray-word"}}}})
+    assert [m for m in made if m["kind"] == "Secret" and m["metadata"]["name"] == RAY_REDIS] == []
+    (server,) = [v["secret"] for v in volumes(made, RAY_REDIS) if v["name"] == "password"]
+    (login,) = [v["projected"]["sources"] for v in volumes(made, HEAD) if v["name"] == "ray-redis"]
+    assert server["secretName"] == "ray-word"
+    assert [(source["secret"]["name"], source["secret"]["items"]) for source in login] == [
+        ("ray-word", server["items"])
+    ]
 
 
 # --- Routes ---
@@ -198,6 +210,38 @@ def test_ingresses_buffer_nothing_and_take_what_the_gateway_takes() -> None:
         assert rule["http"]["paths"][0]["backend"]["service"] == {"name": NAME, "port": {"name": port}}
 
 
+@pytest.mark.parametrize(
+    ("controller", "tls", "service", "said"),
+    [
+        ("nginx", "", NAME, {"ingress": {"nginx.ingress.kubernetes.io/backend-protocol": "GRPC"}}),
+        ("nginx", "a", NAME, {"ingress": {"nginx.ingress.kubernetes.io/backend-protocol": "GRPCS"}}),
+        # Traefik reads the Service, and of each Service one scheme.
+        ("traefik", "", f"{NAME}-grpc", {NAME: {TRAEFIK_SCHEME: "http"}, f"{NAME}-grpc": {TRAEFIK_SCHEME: "h2c"}}),
+        ("traefik", "a", f"{NAME}-grpc", {NAME: {TRAEFIK_SCHEME: "https"}, f"{NAME}-grpc": {TRAEFIK_SCHEME: "https"}}),
+        ("haproxy", "", NAME, {"ingress": {"haproxy.org/server-proto": "h2"}}),
+        ("haproxy", "a", NAME, {"ingress": {"haproxy.org/server-proto": "h2", "haproxy.org/server-ssl": "true"}}),
+        ("other", "", NAME, {"ingress": {}}),
+    ],
+)
+def test_every_controller_is_told_that_the_grpc_route_speaks_grpc(
+    controller: str, tls: str, service: str, said: dict[str, dict[str, str]]
+) -> None:
+    route = {"enabled": True, "hosts": ["grpc.example"]}
+    ways = {"http": route, "grpc": route, "controller": controller}
+    made = render({"gateway": {"ingress": ways, "tls": {"existingSecret": tls}}})
+    ingress = one(made, "Ingress", f"{NAME}-grpc")
+    backends = [path["backend"]["service"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
+    assert backends == [{"name": service, "port": {"name": "grpc"}}]
+    assert "grpc" in {port["name"] for port in one(made, "Service", service)["spec"]["ports"]}
+    (rest,) = one(made, "Ingress", NAME)["spec"]["rules"]
+    assert rest["http"]["paths"][0]["backend"]["service"] == {"name": NAME, "port": {"name": "http"}}
+    for name in (NAME, f"{NAME}-grpc"):
+        assert one(made, "Service", name)["metadata"].get("annotations", {}) == said.get(name, {})
+    assert said.get("ingress", {}).items() <= ingress["metadata"].get("annotations", {}).items()
+    # A key of the controller's ConfigMap; at an Ingress it does nothing.
+    assert "haproxy.org/timeout-client" not in ingress["metadata"].get("annotations", {})
+
+
 def test_an_annotation_that_is_given_is_the_one_that_counts() -> None:
     key = "nginx.ingress.kubernetes.io/proxy-read-timeout"
     http = {"enabled": True, "hosts": ["a.example"], "annotations": {key: "77"}}
@@ -214,7 +258,45 @@ def test_gateway_api_routes_have_no_timeout_of_their_own(everything: list[Manife
     assert {"method": {"service": "hanmaru.v1.Inference"}} in rule["matches"]
 
 
+def test_whatever_asks_by_the_service_uses_the_services_port() -> None:
+    made = render({"gateway": {"service": {"httpPort": 80}}})
+    (asks,) = one(made, "Pod", "hanmaru-test")["spec"]["containers"]
+    assert environment(asks)["HANMARU_TEST_URL"] == f"http://{NAME}:80"
+
+
 # --- KubeRay ---
+
+
+def started(params: dict[str, str]) -> set[str]:
+    """Words of `ray start` as KubeRay makes them of `rayStartParams`: a shell's, and only true makes a flag."""
+    flags = {f"--{name}" for name, value in params.items() if value == "true"}
+    return flags | {
+        f"--{name}={shlex.split(value)[0]}" for name, value in params.items() if value not in ("true", "false")
+    }
+
+
+@pytest.mark.parametrize(
+    ("pods", "node"),
+    [
+        ("ray-head", ray_start.RayNode(Path("/tmp/ray"), "a", 6380)),
+        ("gateway", ray_start.RayNode(Path("/tmp/ray"), "a", 6380, "b:1", {ray_start.NODE_RESOURCE: 1})),
+    ],
+)
+def test_kuberay_starts_ray_as_the_charts_own_pods_do(pods: str, node: ray_start.RayNode) -> None:
+    cluster = one(render(SAID_BY_KUBERAY), "RayService", NAME)["spec"]["rayClusterConfig"]
+    group = cluster["headGroupSpec"] if pods == "ray-head" else cluster["workerGroupSpecs"][0]
+    said_by_kuberay = {"--head", "--address=b:1", "--node-ip-address=a", "--block"}
+    # Its operator asks the dashboard how Serve is. And a value "false" it would leave out.
+    otherwise = {"--include-dashboard=false", "--include-log-monitor=false"}
+    found = started(group["rayStartParams"])
+    assert set(ray_start.to_argv(node)) - found <= said_by_kuberay | otherwise
+    assert found - set(ray_start.to_argv(node)) <= {"--include-log-monitor=0", "--dashboard-host=0.0.0.0"}
+    assert "--include-log-monitor=0" in found
+    environ = environment(group["template"]["spec"]["containers"][0])
+    assert {
+        **ray_start.CLUSTER_DEFAULTS,
+        "RAY_START_HOOK": "hanmaru_gateway.ray_start.adjust",
+    }.items() <= environ.items()
 
 
 def test_kuberay_gets_the_same_cluster_as_one_object() -> None:
@@ -252,6 +334,10 @@ def test_kuberay_gets_the_same_cluster_as_one_object() -> None:
         ({"ray": {"redis": {"enabled": False}}}, "gateway.ray.redis.external.address is empty"),
         ({"ray": {"redis": {"external": {"address": "redis://a:1"}}}}, "set gateway.ray.redis.enabled=false"),
         ({"ray": {"redis": {"external": {"address": "redis+sentinel://a:1"}}}}, "/gateway/ray/redis/external/address"),
+        (
+            {"ray": {"redis": EXTERNAL["gateway"]["ray"]["redis"] | {"existingSecret": "a"}}},
+            "name the Secret in gateway.ray.redis.external.password",
+        ),
         ({"ray": {"mode": "kuberay"}, "autoscaling": {"enabled": True}}, "set gateway.replicas"),
         ({"autoscaling": {"enabled": True, "minReplicas": 11}}, "minReplicas is 11, more than maxReplicas, 10"),
         ({"ingress": {"http": {"enabled": True}}}, "gateway.ingress.http.hosts"),

@@ -220,6 +220,28 @@ def test_two_renderings_differ_in_generated_secrets_alone() -> None:
     assert set(differ) == {"Secret"}
 
 
+def test_a_rendering_without_a_cluster_is_the_same_each_time_when_all_secrets_are_given() -> None:
+    ray = {"tokenSecret": {"name": "ray-token"}, "redis": {"existingSecret": "ray-redis"}}
+    given = {"platform": {"existingSecret": "a"}, "redis": {"existingSecret": "b"}, "gateway": {"ray": ray}}
+    made = render(given)
+    assert [m for m in made if m["kind"] == "Secret"] == []
+    assert made == render(given)
+
+
+def test_labels_and_annotations_for_prometheus_and_grafana_stand_beside_ours() -> None:
+    labelled = {"serviceMonitors": {"enabled": True, "labels": {"release": "prometheus"}},
+                "dashboards": {"enabled": True, "annotations": {"folder": "hanmaru"}}}  # fmt: skip
+    made = render({"monitoring": labelled, "global": {"annotations": {"example.com/ticket": "7"}}})
+    monitors = [m["metadata"] for m in made if m["kind"] == "ServiceMonitor"]
+    dashboards = [m["metadata"] for m in made if "grafana_dashboard" in m["metadata"]["labels"]]
+    roles = [m["metadata"] for m in made if m["metadata"]["name"] == "hanmaru-view"]
+    assert [len(found) for found in (monitors, dashboards, roles)] == [3, 3, 1]
+    assert {one["labels"]["release"] for one in monitors} == {"prometheus"}
+    assert {one["annotations"]["folder"] for one in dashboards} == {"hanmaru"}
+    assert roles[0]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+    assert {one["annotations"]["example.com/ticket"] for one in (*monitors, *dashboards, *roles)} == {"7"}
+
+
 def test_the_next_version_replaces_the_pods_whose_image_is_ours_and_no_other(tmp_path: Path) -> None:
     """A new chart must not empty Redis, nor end the collector."""
     newer = tmp_path / "hanmaru"

@@ -22,9 +22,10 @@ from hanmaru_chart.globals import (
     Port,
     Replicas,
     Resources,
+    SecretEntry,
     Text,
 )
-from hanmaru_chart.redis import SecretEntry
+from hanmaru_chart.redis import RedisPersistence
 
 Seconds = Annotated[int, Field(ge=0, le=86_400)]
 PositiveSeconds = Annotated[int, Field(gt=0, le=86_400)]
@@ -77,6 +78,8 @@ class GatewayService(StrictSchema):
     """gRPC. Its connections are long: to spread clients, let them resolve `<name>-grpc`, which names each pod."""
     annotations: Labels = Field(default_factory=dict)
     """For load balancers of cloud providers."""
+    grpc_annotations: Labels = Field(default_factory=dict)
+    """Of `<name>-grpc`, such as Traefik's `service.serverstransport`: its gRPC route leads there."""
     load_balancer_class: Text = ""
     """Empty: the cluster's default."""
     load_balancer_source_ranges: list[Text] = Field(default_factory=list)
@@ -113,7 +116,8 @@ class Ingress(StrictSchema):
 
     controller: Literal["nginx", "traefik", "haproxy", "other"] = "nginx"
     """Whose annotations are set, so that streams are not buffered or cut and bodies may be `settings.bodyBytes`. Of
-    `other` give them yourself."""
+    `other` give them yourself. HAProxy has one `timeout-client` for everything: set it in the controller's ConfigMap to
+    no less than `settings.answerTimeoutSeconds`."""
     http: Route = Route()
     """REST."""
     grpc: Route = Route()
@@ -162,18 +166,12 @@ class ExternalRayRedis(StrictSchema):
     """Certificates of the authorities behind `rediss`. Empty: the image's."""
 
 
-class RayRedisPersistence(StrictSchema):
+class RayRedisPersistence(RedisPersistence):
     """Whether the Redis of Ray keeps what it has on a disk."""
 
     enabled: bool = False
     """Off: a pod of it that is moved comes back empty, and every gateway then starts anew, all at once. On in
     production."""
-    existing_claim: NameOrEmpty = ""
-    """A claim to use. Empty: one is made, and goes with the release."""
-    size: Annotated[str, StringConstraints(pattern=r"^[0-9]+(Mi|Gi|Ti)$")] = "1Gi"
-    """Of the claim that is made."""
-    storage_class_name: Text = ""
-    """Of the claim that is made. Empty: the cluster's default."""
 
 
 class RayRedis(PodValues):
@@ -183,9 +181,12 @@ class RayRedis(PodValues):
     """A server of the chart's own, which the head alone can reach. False: give `external.address`."""
     external: ExternalRayRedis = ExternalRayRedis()
     """Somebody else's Redis."""
+    existing_secret: NameOrEmpty = ""
+    """A Secret with the password of the chart's own Redis in its entry `password`. Empty: one is made and kept over
+    upgrades."""
     image: Image = Image(registry="docker.io", repository="library/redis", tag="7.2-bookworm")
     """Redis 6.2 or newer, with a shell."""
-    persistence: RayRedisPersistence = RayRedisPersistence()
+    persistence: RayRedisPersistence = RayRedisPersistence(size="1Gi")
     """Whether it keeps what it has on a disk."""
     resources: Resources = Resources(requests={"cpu": "50m", "memory": "64Mi"}, limits={"memory": "512Mi"})
     """Of this Redis."""

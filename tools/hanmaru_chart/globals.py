@@ -39,6 +39,15 @@ class Image(StrictSchema):
     """Empty: `global.imagePullPolicy`."""
 
 
+class SecretEntry(StrictSchema):
+    """One entry of a Secret of the release's namespace."""
+
+    name: NameOrEmpty = ""
+    """The Secret. Empty: none."""
+    key: SecretKey = "ca.crt"
+    """The entry."""
+
+
 class ServiceAccountValues(StrictSchema):
     """The identity of a component's pods."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from hanmaru_contracts.crd.schema import StrictSchema
 from pydantic import Field, StringConstraints
 
-from hanmaru_chart.globals import Labels, NameOrEmpty, SecretKey, Text
+from hanmaru_chart.globals import Labels, SecretEntry, Text
 
 Interval = Annotated[str, StringConstraints(pattern=r"^[0-9]+(ms|s|m)$")]
 
@@ -63,19 +63,10 @@ class Rbac(StrictSchema):
     `view` and `edit`."""
 
 
-class TestKey(StrictSchema):
-    """A tenant's key."""
-
-    name: NameOrEmpty = ""
-    """A Secret of the release's namespace. Empty: the completion is left out."""
-    key: SecretKey = "key"
-    """Its entry."""
-
-
 class Test(StrictSchema):
     """What `helm test` asks the gateway, besides whether it is ready."""
 
-    key_secret: TestKey = TestKey()
-    """With a tenant's key, one completion is asked for."""
+    key_secret: SecretEntry = SecretEntry(key="key")
+    """With a tenant's key, one completion is asked for; without one it is left out."""
     model: Text = ""
     """Whose completion. Empty: the first that the key may use."""

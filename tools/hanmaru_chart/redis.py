@@ -7,7 +7,7 @@ from typing import Annotated
 from hanmaru_contracts.crd.schema import StrictSchema
 from pydantic import StringConstraints
 
-from hanmaru_chart.globals import Image, NameOrEmpty, PodValues, Resources, SecretKey, Text
+from hanmaru_chart.globals import Image, NameOrEmpty, PodValues, Resources, SecretEntry, SecretKey, Text
 
 
 class RedisUsers(StrictSchema):
@@ -52,15 +52,6 @@ class RedisSentinel(StrictSchema):
     """Their ACL user. Empty: none, or the default one."""
     password_key: SecretKey | None = None
     """Entry of `existingSecret` with their password. Absent: they ask for none."""
-
-
-class SecretEntry(StrictSchema):
-    """One entry of a Secret of the release's namespace."""
-
-    name: NameOrEmpty = ""
-    """The Secret. Empty: none."""
-    key: SecretKey = "ca.crt"
-    """The entry."""
 
 
 class ExternalRedis(StrictSchema):

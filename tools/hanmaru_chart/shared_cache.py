@@ -7,8 +7,7 @@ from typing import Annotated
 from hanmaru_contracts.crd.schema import StrictSchema
 from pydantic import StringConstraints
 
-from hanmaru_chart.globals import NameOrEmpty, Text
-from hanmaru_chart.redis import SecretEntry
+from hanmaru_chart.globals import NameOrEmpty, SecretEntry, Text
 
 
 class SharedCache(StrictSchema):

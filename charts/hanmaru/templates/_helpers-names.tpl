@@ -37,6 +37,9 @@
 {{- define "hanmaru.names.redisSecret" -}}
 {{- .Values.redis.existingSecret | default (include "hanmaru.names.redis" .) -}}
 {{- end -}}
+{{- define "hanmaru.names.rayRedisSecret" -}}
+{{- .Values.gateway.ray.redis.existingSecret | default (include "hanmaru.names.rayRedis" .) -}}
+{{- end -}}
 
 {{/* A component's ServiceAccount. Takes (dict "root" $ "component" "operator" "values" .Values.operator). */}}
 {{- define "hanmaru.names.serviceAccount" -}}

@@ -11,6 +11,9 @@ gateway.ray.redis.enabled is false and gateway.ray.redis.external.address is emp
 {{- if and (not $redis.enabled) $redis.persistence.enabled }}
 gateway.ray.redis.persistence is for the chart's own Redis; set it to false beside gateway.ray.redis.external.address
 {{- end }}
+{{- if and (not $redis.enabled) $redis.existingSecret }}
+gateway.ray.redis.existingSecret is for the chart's own Redis; name the Secret in gateway.ray.redis.external.password
+{{- end }}
 {{- if and (eq $gateway.ray.mode "kuberay") $gateway.autoscaling.enabled }}
 gateway.autoscaling scales a Deployment, and gateway.ray.mode=kuberay has none; set gateway.replicas
 {{- end }}

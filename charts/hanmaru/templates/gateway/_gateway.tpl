@@ -25,7 +25,7 @@ redis://{{ include "hanmaru.names.rayRedis" . }}.{{ .Release.Namespace }}.svc:63
 {{/* The Secret entry with the password of Ray's Redis, as JSON {name, key}; the name is empty when there is none. */}}
 {{- define "hanmaru.gateway.rayRedisPassword" -}}
 {{- if .Values.gateway.ray.redis.enabled -}}
-{{- dict "name" (include "hanmaru.names.rayRedis" .) "key" "password" | toJson -}}
+{{- dict "name" (include "hanmaru.names.rayRedisSecret" .) "key" "password" | toJson -}}
 {{- else -}}
 {{- .Values.gateway.ray.redis.external.password | toJson -}}
 {{- end -}}

@@ -1,4 +1,5 @@
-{{/* One Ingress. Takes (dict "root" $ "route" .Values.gateway.ingress.http "name" … "port" "http" "isGrpc" false). */}}
+{{/* One Ingress. Takes (dict "root" $ "route" .Values.gateway.ingress.http "name" … "service" … "port" "http"
+"isGrpc" false). */}}
 {{- define "hanmaru.gateway.ingress" -}}
 {{- $root := .root -}}
 {{- $gateway := $root.Values.gateway -}}
@@ -18,9 +19,7 @@ say why: the gateway. */ -}}
   "nginx.ingress.kubernetes.io/proxy-next-upstream" "error timeout"
   "nginx.ingress.kubernetes.io/proxy-connect-timeout" "5" -}}
 {{- else if eq $gateway.ingress.controller "haproxy" -}}
-{{- $annotations = dict
-  "haproxy.org/timeout-server" (printf "%ds" (max $gateway.settings.firstTokenTimeoutSeconds $gateway.settings.answerTimeoutSeconds))
-  "haproxy.org/timeout-client" (printf "%ds" (max $gateway.settings.firstTokenTimeoutSeconds $gateway.settings.answerTimeoutSeconds)) -}}
+{{- $annotations = dict "haproxy.org/timeout-server" (printf "%ds" (max $gateway.settings.firstTokenTimeoutSeconds $gateway.settings.answerTimeoutSeconds)) -}}
 {{- if .isGrpc -}}{{- $_ := set $annotations "haproxy.org/server-proto" "h2" -}}{{- end -}}
 {{- if $isTls -}}{{- $_ := set $annotations "haproxy.org/server-ssl" "true" -}}{{- end -}}
 {{- end -}}
@@ -47,7 +46,7 @@ spec:
             pathType: Prefix
             backend:
               service:
-                name: {{ include "hanmaru.names.gateway" $root }}
+                name: {{ $.service }}
                 port: {name: {{ $.port }}}
     {{- end }}
 {{- end -}}
