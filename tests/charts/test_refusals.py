@@ -72,7 +72,6 @@ EXTERNAL = {"enabled": False, "existingSecret": "logins"}
         ({"tracing": {"endpoint": "http://host:4317"}}, "set collector.enabled=false"),
         ({"collector": {"config": {"receivers": {}}, "export": {"endpoint": "http://a:1"}}}, "remove one of them"),
         ({"operator": {"tenantNamespaces": ["a"]}, "tenants": {"demo": {}}}, "not one of operator.tenantNamespaces"),
-        ({"operator": {"serviceAccount": {"create": False}}}, "name the account that exists"),
         ({"pools": {"npu": POOL | {"engine": {"type": "FuriosaLLM"}}}}, "pools.npu runs FuriosaLLM"),
         ({"global": {"labels": {"app.kubernetes.io/name": "x"}}}, "may not set app.kubernetes.io/name"),
         ({"global": {"airGapped": True}, "modelDeployments": {"x": DEPLOYMENT}}, "x downloads from a model hub"),
@@ -82,6 +81,24 @@ def test_wrong_values_are_refused_with_words(values: dict[str, Any], said: str) 
     with pytest.raises(HelmError) as refused:
         render(values)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["operator", "gateway", "gateway.ray.head", "gateway.ray.redis", "redis", "collector"]
+)
+def test_every_component_is_asked_for_its_account_and_keeps_the_labels_that_find_its_pods(path: str) -> None:
+    given: dict[str, Any] = {"serviceAccount": {"create": False}, "labels": {"app.kubernetes.io/part-of": "x"}}
+    for name in reversed(path.split(".")):
+        given = {name: given}
+    with pytest.raises(HelmError) as refused:
+        render(given)
+    assert f"- {path}.serviceAccount.create is false: name the account that exists" in str(refused.value)
+    assert f"- {path}.labels may not set app.kubernetes.io/part-of" in str(refused.value)
+    assert str(refused.value).count("\n  - ") == 2
+
+
+def test_a_component_that_is_off_is_asked_for_nothing() -> None:
+    assert render({"collector": {"enabled": False, "serviceAccount": {"create": False}}})
 
 
 def test_all_that_does_not_fit_is_said_at_once() -> None:

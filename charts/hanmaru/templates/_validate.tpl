@@ -60,9 +60,6 @@ sharedCache has a certificate or a server name, but its URL {{ .url }} has no TL
 {{- if and .Values.tenants $operator.tenantNamespaces (not (has .Release.Namespace $operator.tenantNamespaces)) }}
 tenants are made in {{ .Release.Namespace }}, which is not one of operator.tenantNamespaces; add it, or make them elsewhere
 {{- end }}
-{{- if and (not $operator.serviceAccount.create) (not $operator.serviceAccount.name) }}
-operator.serviceAccount.create is false: name the account that exists
-{{- end }}
 {{- range $name, $pool := .Values.pools }}
 {{- $type := dig "engine" "type" "SGLang" $pool }}
 {{- if not (or (dig "engine" "image" "" $pool) (get $operator.workerImages $type).repository) }}
@@ -80,12 +77,29 @@ collector.config is the whole configuration, so collector.export.endpoint has no
 {{- end }}
 {{- end -}}
 
-{{- define "hanmaru.global.faults" -}}
-{{- range $key, $_ := .Values.global.labels }}
+{{- define "hanmaru.reservedLabels.faults" -}}
+{{- range $key, $_ := .labels }}
 {{- if has $key (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "app.kubernetes.io/part-of" "helm.sh/chart") }}
-global.labels may not set {{ $key }}: the chart finds its own pods by it
+{{ $.path }}.labels may not set {{ $key }}: the chart finds its own pods by it
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* Of every component that has pods. One that is off may be given whatever it likes. */}}
+{{- define "hanmaru.pods.faults" -}}
+{{- $ray := .Values.gateway.ray -}}
+{{- range $path, $values := dict "operator" .Values.operator "gateway" .Values.gateway "gateway.ray.head" $ray.head "gateway.ray.redis" $ray.redis "redis" .Values.redis "collector" .Values.collector }}
+{{- if dig "enabled" true $values }}
+{{- if and (not $values.serviceAccount.create) (not $values.serviceAccount.name) }}
+{{ $path }}.serviceAccount.create is false: name the account that exists
+{{- end }}
+{{- include "hanmaru.reservedLabels.faults" (dict "path" $path "labels" $values.labels) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "hanmaru.global.faults" -}}
+{{- include "hanmaru.reservedLabels.faults" (dict "path" "global" "labels" .Values.global.labels) }}
 {{- if .Values.global.airGapped }}
 {{- range $name, $deployment := .Values.modelDeployments }}
 {{- $sources := list $deployment.source }}
@@ -101,6 +115,7 @@ modelDeployments.{{ $name }} downloads from a model hub, but global.airGapped is
 
 {{- define "hanmaru.faults" -}}
 {{- include "hanmaru.global.faults" . }}
+{{- include "hanmaru.pods.faults" . }}
 {{- include "hanmaru.operator.faults" . }}
 {{- include "hanmaru.gateway.faults" . }}
 {{- include "hanmaru.redis.faults" . }}
