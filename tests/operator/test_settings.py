@@ -87,6 +87,18 @@ def test_a_redis_that_is_said_wrongly_is_refused(read: Read, given: dict[str, st
     assert "hunter2" not in caught.value.message
 
 
+def test_shared_caches_have_a_redis_only_where_one_is_named(read: Read) -> None:
+    assert read().render.tier is None
+    assert read({"tierRedisPasswordFile": "/password"}).tier_redis_files == {}
+    tier = read({"tierRedisUrl": "redis://tier:1/0", "tierRedisPasswordFile": "/password"}).render.tier
+    assert tier is not None
+    assert (tier.url, tier.files) == ("redis://tier:1/0", frozenset({RedisFile.PASSWORD}))
+    with pytest.raises(HanmaruError, match="tierRedisUrl"):
+        read({"tierRedisUrl": "memcached://tier"})
+    with pytest.raises(HanmaruError, match="no TLS"):
+        read({"tierRedisUrl": "redis://tier:1/0", "tierRedisCaFile": "/ca"})
+
+
 def test_the_file_decides_what_an_installation_is(read: Read) -> None:
     settings = read(
         {

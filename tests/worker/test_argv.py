@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
-from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, KvCache, Parallelism
+from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, KvCache, Parallelism, SharedCache
 from hanmaru_worker.argv import to_argv, to_environment, trace_address
 from hanmaru_worker.settings import GroupRank
 from hypothesis import given
@@ -102,6 +103,53 @@ def test_a_rank_of_a_group_says_where_rank_0_waits() -> None:
     argv = flags(spec(parallelism=Parallelism(tensor=2)), GroupRank(1, 2, "rank-0.group:20000"))
     found = [value(argv, flag) for flag in ("--nnodes", "--node-rank", "--dist-init-addr")]
     assert found == ["2", "1", "rank-0.group:20000"]
+
+
+def test_a_shared_cache_is_our_storage_behind_hicache() -> None:
+    argv = flags(spec(shared_cache=SharedCache(max_bytes=1000, life_s=60, max_prefix_tokens=512, host_gb=3)))
+    assert "--enable-hierarchical-cache" in argv
+    assert value(argv, "--hicache-size") == "3"
+    assert value(argv, "--hicache-storage-backend") == "dynamic"
+    told = json.loads(value(argv, "--hicache-storage-backend-extra-config") or "")
+    assert (told["module_path"], told["class_name"]) == ("hanmaru_worker.plugin.tier.storage", "TierStorage")
+    assert (told["model"], told["checkpoint"]) == ("team/exaone", "/models/x")
+    assert (told["max_bytes"], told["life_s"], told["max_prefix_tokens"]) == (1000, 60, 512)
+
+
+def test_without_a_shared_cache_nothing_is_said_of_one() -> None:
+    assert not [argument for argument in flags(spec()) if "hicache" in argument or "hierarchical" in argument]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dtype": "float16"},
+        {"kv_cache": KvCache(hybrid=False)},
+        {"draft_tokens": 3},
+        {"device": Device.CUDA},
+        {"extra_args": ("--kv-cache-dtype", "fp8_e5m2")},
+    ],
+    ids=str,
+)
+def test_what_changes_a_page_changes_the_caches_variant(changed: dict[str, Any]) -> None:
+    def variant(**fields: Any) -> object:
+        argv = flags(spec(shared_cache=SharedCache(), **fields))
+        return json.loads(value(argv, "--hicache-storage-backend-extra-config") or "")["variant"]
+
+    assert variant(**changed) != variant()
+    assert variant(max_running_requests=3) == variant()
+
+
+def test_only_an_engine_with_a_shared_cache_learns_the_way_to_it() -> None:
+    told = {
+        "HANMARU_TIER_KEY_FILE": "/key",
+        "HANMARU_TIER_REDIS_URL": "redis://tier:6379",
+        "HANMARU_TIER_REDIS_PASSWORD_FILE": "/password",
+        "HANMARU_REDIS_PASSWORD_FILE": "/registrations",
+    }
+    assert not environment(spec(), **told).keys() & told.keys()
+    known = environment(spec(shared_cache=SharedCache()), **told)
+    assert known.keys() & told.keys() == told.keys() - {"HANMARU_REDIS_PASSWORD_FILE"}
 
 
 def test_extra_arguments_come_last_as_they_stand() -> None:

@@ -58,6 +58,17 @@ def test_everything_can_be_told(environ: dict[str, str], tmp_path: Path) -> None
     assert settings.supervisor_port == 30102
 
 
+@pytest.mark.parametrize("missing", ["HANMARU_TIER_KEY_FILE", "HANMARU_TIER_REDIS_URL"])
+def test_a_shared_cache_without_a_way_to_it_is_told_at_the_start(
+    environ: dict[str, str], tmp_path: Path, missing: str
+) -> None:
+    (tmp_path / "spec.json").write_text(SPEC.replace('"route"', '"sharedCache": {}, "route"'))
+    told = environ | {"HANMARU_TIER_KEY_FILE": "/key", "HANMARU_TIER_REDIS_URL": "redis://tier:6379"}
+    assert read_settings(told).spec.shared_cache is not None
+    with pytest.raises(HanmaruError, match=f"{missing} is not set"):
+        read_settings({name: value for name, value in told.items() if name != missing})
+
+
 def test_ranks_that_share_a_machine_have_ports_of_their_own(environ: dict[str, str]) -> None:
     """Elsewhere each has an address of its own, and one probe fits all pods of a StatefulSet."""
     group = {"HANMARU_GROUP_RANK": "1", "HANMARU_GROUP_SIZE": "2", "HANMARU_GROUP_ADDRESS": "a:1"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hanmaru_contracts.crd.v1alpha1.model_deployment import ModelDeploymentSpec, Serving
 from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
-from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, EngineType
+from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, EngineType, SharedCache
 from hanmaru_operator.plan.engine import EnginePlan, plan_engine
 from hanmaru_operator.plan.engine_pool import EnginePool
 from hanmaru_operator.plan.spec import Naming, engine_spec
@@ -64,6 +64,29 @@ def test_a_pools_own_settings_take_the_place_of_the_deployments() -> None:
     plan = plan_engine(facts, pool, Serving())
     assert isinstance(plan, EnginePlan)
     assert engine_spec(plan, facts, pool, dataclasses.replace(NAMING, entry=entry)).extra_args == ("--x",)
+
+
+def test_a_shared_cache_is_there_where_it_is_asked_for_and_the_installation_has_one() -> None:
+    tier = {"maxGigabytes": 2, "lifeSeconds": 60, "maxPrefixTokens": 4096, "hostGigabytes": 5}
+    serving = Serving.model_validate({"kvCache": {"tier": tier}})
+    asking = dataclasses.replace(NAMING, entry=DEPLOYMENT.pools[0].model_copy(update={"serving": serving}))
+    pool, facts = engine_pool(), model("k-exaone")
+    plan = plan_engine(facts, pool, serving)
+    assert isinstance(plan, EnginePlan)
+    found = engine_spec(plan, facts, pool, dataclasses.replace(asking, has_tier=True)).shared_cache
+    assert found == SharedCache(max_bytes=2 * 10**9, life_s=60.0, max_prefix_tokens=4096, host_gb=5)
+    assert engine_spec(plan, facts, pool, asking).shared_cache is None
+    assert engine_spec(plan, facts, pool, dataclasses.replace(NAMING, has_tier=True)).shared_cache is None
+
+
+def test_a_shared_cache_takes_its_memory_from_a_machine_that_computes_in_it() -> None:
+    cpu = engine_pool("24Gi", 2, name="cpu", resource="cpu", dtypes=("float32",), features=("hybrid-kv",))
+    _, alone = spec_of("tiny", cpu)
+    _, shared = spec_of("tiny", cpu, kvCache={"tier": {"hostGigabytes": 8}})
+    assert alone.device_bytes - shared.device_bytes == 8 * 10**9
+    assert shared.kv_bytes_per_rank <= alone.kv_bytes_per_rank
+    _, device = spec_of("k-exaone", engine_pool(), kvCache={"tier": {"hostGigabytes": 8}})
+    assert device.device_bytes == spec_of("k-exaone", engine_pool())[1].device_bytes
 
 
 def test_an_engine_registers_only_features_it_has() -> None:

@@ -8,12 +8,28 @@ from typing import Any
 import pytest
 from hanmaru_contracts import names
 from hanmaru_contracts.names import ReplicaId
-from hanmaru_operator.render.bundle import Bundle, Placement, read_bundle, render_controller_revision
+from hanmaru_contracts.wire.engine_spec import SharedCache
+from hanmaru_operator.render.bundle import (
+    Bundle,
+    Placement,
+    make_bundle,
+    read_bundle,
+    render_controller_revision,
+)
 from hanmaru_operator.render.group import ReplicaSecrets, replica_manifests
 from hanmaru_operator.render.identity import REPLICA_ID_MAX_CHARS, first_pods_selector, replica_id
 from hanmaru_operator.render.pod import REPLICA
-from hanmaru_operator.render.settings import RedisFile
-from hanmaru_testing.rendered import OWNER, SETTINGS, cpu_bundle, gpu_bundle, npu_bundle
+from hanmaru_operator.render.settings import RedisFile, TierRedis
+from hanmaru_testing.rendered import (
+    COMMIT,
+    OWNER,
+    SETTINGS,
+    cpu_bundle,
+    gpu_bundle,
+    npu_bundle,
+    shape,
+    written,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,6 +123,34 @@ def test_what_reaches_redis_is_in_the_secret_and_named_in_the_environment() -> N
     }
     kept = made(gpu_bundle())["StatefulSet"]
     assert made(gpu_bundle(), redis_files=frozenset(RedisFile), redis_url="rediss://r")["StatefulSet"] == kept
+
+
+def test_a_shared_caches_way_and_key_go_to_replicas_that_have_one() -> None:
+    tier = TierRedis("rediss://tier:6379", "tier", "tier.example", files=frozenset({RedisFile.PASSWORD, RedisFile.CA}))
+    settings = replace(SETTINGS, tier=tier)
+    secrets = replace(SECRETS, tier_key=b"t" * 32, tier_redis={RedisFile.PASSWORD: "hunter3", RedisFile.CA: "PEM"})
+
+    def secret_and_variables(bundle: Bundle) -> tuple[dict[str, str], dict[str, str]]:
+        found = {m["kind"]: m for m in replica_manifests(bundle, OWNER, REPLICA_0, secrets, settings)}
+        (container,) = found["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+        variables = {each["name"]: each.get("value", "") for each in container["env"]}
+        return found["Secret"]["data"], variables
+
+    with_tier = make_bundle(OWNER, written(), shape(shared_cache=SharedCache()), settings, COMMIT)
+    data, variables = secret_and_variables(with_tier)
+    assert base64.b64decode(data["tier-key"]).decode() == (b"t" * 32).hex()
+    assert base64.b64decode(data["tier-redis-password"]).decode() == "hunter3"
+    told = {name: value for name, value in variables.items() if name.startswith("HANMARU_TIER")}
+    assert told == {
+        "HANMARU_TIER_REDIS_URL": "rediss://tier:6379",
+        "HANMARU_TIER_REDIS_USER": "tier",
+        "HANMARU_TIER_REDIS_SERVER_NAME": "tier.example",
+        "HANMARU_TIER_REDIS_PASSWORD_FILE": "/hanmaru/secrets/tier-redis-password",
+        "HANMARU_TIER_REDIS_CA_FILE": "/hanmaru/secrets/tier-redis-ca.crt",
+        "HANMARU_TIER_KEY_FILE": "/hanmaru/secrets/tier-key",
+    }
+    data, variables = secret_and_variables(make_bundle(OWNER, written(), shape(), settings, COMMIT))
+    assert not [name for name in (*data, *variables) if "tier" in name.lower()]
 
 
 def test_the_replicas_secrets_are_its_own_and_can_be_renewed() -> None:
