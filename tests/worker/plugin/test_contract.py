@@ -16,6 +16,7 @@ from typing import Any
 
 import hanmaru_worker.plugin
 import pytest
+from hanmaru_contracts.names import ENV_TIER_KEY_FILE
 from hanmaru_testing.upstream import (
     incomplete_sections,
     is_covered,
@@ -27,6 +28,9 @@ from hanmaru_testing.upstream import (
 )
 
 pytestmark = [pytest.mark.usefixtures("plugin_loaded"), pytest.mark.timeout(180)]
+
+Hook = tuple[str, Callable[..., Any], Any]
+"""Target, what is hooked there, and SGLang's `HookType`."""
 
 ENTRY = "docs/sglang-plugin.md"
 PAGE = (Path(__file__).parents[3] / ENTRY).read_text()
@@ -252,20 +256,42 @@ def test_every_entry_of_the_page_says_target_reason_and_end() -> None:
     assert not incomplete_sections(PAGE), f"entries of {ENTRY} without target, why, or when to drop it"
 
 
-def test_every_registered_hook_was_applied_and_stands_on_the_page_and_in_this_test() -> None:
+def test_every_hook_of_this_process_was_applied() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry
 
-    ours = {target for target, _, _ in _hooks()}
+    hooks = HookRegistry._hooks.items()
+    ours = {target for target, own in hooks if any(hook.__module__.startswith("hanmaru_worker.") for _, hook, _ in own)}
     assert ours, "SGLang has not loaded our plugin"
     assert ours <= HookRegistry._patched, "SGLang logged why it could not apply a hook of ours"
+
+
+@pytest.fixture
+def every_hook(monkeypatch: pytest.MonkeyPatch) -> list[Hook]:
+    """What we would register with everything switched on: noted, not applied."""
+    from hanmaru_worker.plugin import drafting, hooks
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    noted: list[Hook] = []
+    monkeypatch.setenv(ENV_TIER_KEY_FILE, "/a/key")
+    monkeypatch.setattr(HookRegistry, "register", lambda *hook: noted.append(hook))
+    monkeypatch.setattr(HookRegistry, "apply_hooks", lambda: None)
+    monkeypatch.setattr(hooks, "register_model_override", lambda _architecture: lambda _hook: None)
+    hooks.register()
+    drafting.install()
+    return noted
+
+
+def test_every_hook_stands_on_the_page_and_in_this_test(every_hook: list[Hook]) -> None:
+    ours = {target for target, _, _ in every_hook}
+    assert len(ours) > 10
     assert ours <= {*CALLABLES}, f"hooked without a row in CALLABLES: {sorted(ours - set(CALLABLES))}"
     assert ours <= names_on(PAGE), f"hooked without an entry in {ENTRY}: {sorted(ours - names_on(PAGE))}"
 
 
-def test_every_hook_takes_what_its_target_is_called_with() -> None:
+def test_every_hook_takes_what_its_target_is_called_with(every_hook: list[Hook]) -> None:
     from sglang.srt.plugins.hook_registry import HookType
 
-    for target, kind, hook in _hooks():
+    for target, hook, kind in every_hook:
         leading = ["result or original"] if kind in (HookType.AFTER, HookType.AROUND) else []
         refused = refused_call(_original(target), hook, *leading)
         assert not refused, f"SGLang changed {target}: {hook.__qualname__} cannot take its call: {refused}; see {ENTRY}"
@@ -286,15 +312,6 @@ def test_every_public_method_of_a_class_of_ours_overrides_one_of_upstreams_and_t
                 continue
             refused = refused_call(inspect.unwrap(getattr(theirs, name)), method)
             assert not refused, f"SGLang changed {theirs.__name__}.{name}, which {ours.__name__} overrides: {refused}"
-
-
-def _hooks() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
-    from sglang.srt.plugins.hook_registry import HookRegistry
-
-    for target, hooks in HookRegistry._hooks.items():
-        for kind, hook, _source in hooks:
-            if hook.__module__.startswith("hanmaru_worker."):
-                yield target, kind, hook
 
 
 def _original(target: str) -> Any:
