@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from hanmaru_gateway.leaving import ask_to_leave, leave_when_asked
-from hanmaru_testing.gateway import eventually
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -70,15 +69,3 @@ async def test_a_gateway_that_leaves_is_unready_and_serves_on(make_rig: Any) -> 
                 assert response.headers["connection"] == "close"
                 await response.read()
         rig.gateway.require_health()
-
-
-async def test_a_gateway_is_ready_only_when_it_can_render_for_the_workers_there_are(make_rig: Any) -> None:
-    async with make_rig() as rig:
-        await eventually(lambda: _models(rig))
-        async with rig.client.get("/ready") as response:
-            assert response.status == 200
-
-
-async def _models(rig: Any) -> bool:
-    async with rig.client.get("/v1/models") as response:
-        return bool((await response.json())["data"])
