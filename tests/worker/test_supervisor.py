@@ -23,7 +23,7 @@ from hanmaru_contracts.wire.worker import Load, WorkerRecord, unseal
 from hanmaru_testing.engine import free_loopback_port
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.scripted_engine import ENV_SCRIPT, scripted_engine_path
-from hanmaru_testing.scripted_furiosa import scripted_furiosa_path
+from hanmaru_testing.scripted_furiosa import ENV_STATE, State, scripted_furiosa_path
 from hanmaru_testing.worker_process import (
     PLATFORM_SECRET,
     WorkerFiles,
@@ -382,6 +382,45 @@ def test_furiosa_llm_serves_behind_its_doors(bench: Bench, store: redis.Redis) -
         assert worker.exit_code() == 0
     log = (worker.files.log_dir / "engine-worker-0-0.log").read_text()
     assert key not in log
+
+
+def furiosa(bench: Bench, state: State) -> tuple[AbstractContextManager[WorkerProcess], Path]:
+    """A worker with the stand-in, and the file that tells the latter what to do."""
+    file = bench.folder / "state.json"
+    state.write(file)
+    spec = bench.spec(engine="FuriosaLLM", device="npu", drain_timeout_s=1.0)
+    variables = {"PYTHONPATH": scripted_furiosa_path(bench.folder / "furiosa"), ENV_STATE: str(file)}
+    return running_worker(bench.files(spec), variables), file
+
+
+def test_furiosa_llm_is_registered_with_its_first_token_and_its_load_follows_its_metrics(
+    bench: Bench, store: redis.Redis
+) -> None:
+    started, file = furiosa(bench, State(loads_weights=True))
+    with started as worker:
+        worker.wait_for("engine.started", START_S)
+        await_status(worker, f"{worker.engine_url}/health")
+        assert worker.get(f"{worker.supervisor_url}/ready")[0] == 503
+        assert record(store) is None, "it listens, and has made no token"
+        State(running=0, waiting=0, cache_used=0.0).write(file)
+        registered(worker)
+        await_record(store, load=Load())
+        State(running=7, waiting=3, cache_used=0.75).write(file)
+        await_record(store, load=Load(running_requests=7, queued_requests=3, kv_load_ratio=0.75))
+        models = json.loads(worker.get(f"{worker.engine_url}/v1/models", key=worker.engine_key)[1])
+        assert [model["id"] for model in models["data"]] == ["tiny"]
+
+
+def test_a_furiosa_llm_that_answers_nothing_any_more_is_deregistered_and_ended(
+    bench: Bench, store: redis.Redis
+) -> None:
+    started, file = furiosa(bench, State())
+    with started as worker:
+        registered(worker)
+        State(is_stuck=True).write(file)
+        assert worker.exit_code() == 1
+        assert "the engine hangs" in worker.failure()
+        assert record(store) is None
 
 
 def test_a_furiosa_worker_of_a_group_of_two_says_that_it_cannot(bench: Bench) -> None:

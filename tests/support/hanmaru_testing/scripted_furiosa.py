@@ -2,15 +2,19 @@
 
 `scripted_furiosa_path` gives a folder that, first in PYTHONPATH, holds a package `furiosa_llm`: its command parses its
 own arguments, makes a Starlette app and serves it without any check of its own, and a chat answers with the prompt it
-would have given to the engine. What the real one does on an NPU is shown by nothing here.
+would have given to the engine. `State` is written to a file that the stand-in reads at each request. What the real one
+does on an NPU is shown by nothing here.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
+import json
 import os
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +25,48 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-PAGE = """furiosa_llm_num_requests_running{engine="0"} 2
-furiosa_llm_num_requests_waiting{engine="0"} 1
-furiosa_llm_kv_cache_usage_percent{engine="0"} 0.5
-"""
+ENV_STATE = "SCRIPTED_FURIOSA_STATE"
+"""Names the file with the `State`; without it the stand-in is as a `State()` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the engine does."""
+
+    loads_weights: bool = False
+    """It listens and makes no token yet."""
+    is_stuck: bool = False
+    """Nothing that a supervisor asks is answered any more."""
+    running: int = 2
+    waiting: int = 1
+    cache_used: float = 0.5
+
+    def write(self, file: Path) -> None:
+        """At once for the next request."""
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps(asdict(self)))
+        fresh.replace(file)
+
+    @property
+    def page(self) -> str:
+        """`/metrics`."""
+        values: dict[str, float] = {"num_requests_running": self.running, "num_requests_waiting": self.waiting}
+        values |= {"kv_cache_usage_percent": self.cache_used}
+        return "".join(
+            f'# TYPE furiosa_llm_{name} gauge\nfuriosa_llm_{name}{{engine="0",model_name="tiny"}} {float(value)}\n'
+            for name, value in values.items()
+        )
+
+
+async def state() -> State:
+    """As it stands in the file; never returns while the engine is stuck."""
+    file = os.environ.get(ENV_STATE)
+    found = State(**json.loads(await asyncio.to_thread(Path(file).read_text))) if file else State()
+    if found.is_stuck:
+        await asyncio.Event().wait()
+    return found
+
+
 _MODULES = {
     "cli/main.py": "main",
     "server/serving_chat.py": "preprocess_chat",
@@ -62,13 +104,19 @@ def main() -> None:
 
 def init_app(args: argparse.Namespace) -> Starlette:
     async def health(_request: Request) -> Response:
+        await state()
         return Response()
 
     async def metrics(_request: Request) -> Response:
-        return PlainTextResponse(PAGE)
+        return PlainTextResponse((await state()).page)
+
+    async def models(_request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": args.served_model_name, "object": "model"}]})
 
     async def completions(request: Request) -> Response:
         asked = await request.json()
+        if (await state()).loads_weights:
+            return JSONResponse({}, status_code=503)
         is_token = asked["model"] == args.served_model_name and asked["prompt"] == [1] and asked["max_tokens"] == 1
         return JSONResponse({}, status_code=200 if is_token else 400)
 
@@ -82,9 +130,10 @@ def init_app(args: argparse.Namespace) -> Starlette:
     async def version(_request: Request) -> Response:
         return JSONResponse({"version": "2026.4.0"})
 
-    routes = [Route("/health", health), Route("/metrics", metrics), Route("/version", version)]
-    routes += [Route("/v1/completions", completions, methods=["POST"])]
-    return Starlette(routes=[*routes, Route("/v1/chat/completions", chat, methods=["POST"])])
+    reads = {"/health": health, "/metrics": metrics, "/version": version, "/v1/models": models}
+    writes = {"/v1/completions": completions, "/v1/chat/completions": chat}
+    routes = [Route(path, endpoint) for path, endpoint in reads.items()]
+    return Starlette(routes=[*routes, *(Route(path, endpoint, methods=["POST"]) for path, endpoint in writes.items())])
 
 
 def serve(app: Starlette, args: argparse.Namespace) -> None:
