@@ -38,10 +38,15 @@ def await_ready():
             ask("/ready")
             return
         except OSError as error:
-            said = error.read().decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else ""
             if time.monotonic() > deadline_s:
-                sys.exit(f"{BASE}/ready: {error} {said}")
+                sys.exit(told("/ready", error))
         time.sleep(1)
+
+
+def told(path, error):
+    """One sentence about a request that went wrong, with the gateway's own words where it said some."""
+    said = error.read().decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else ""
+    return f"{BASE}{path}: {error} {said}".rstrip()
 
 
 def main():
@@ -52,15 +57,17 @@ def main():
     if not key_file:
         return
     key = pathlib.Path(key_file).read_text().strip()
-    models = [model["id"] for model in json.loads(ask("/v1/models", key=key))["data"]]
-    if not models:
-        sys.exit("the key may use no model that is served; see `kubectl get tenants,modeldeployments`")
-    model = os.environ.get("HANMARU_TEST_MODEL") or models[0]
-    body = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": "Say one word."}]}
+    path = "/v1/models"
     try:
-        answer = json.loads(ask("/v1/chat/completions", body, key, ANSWER_DEADLINE_S))
-    except urllib.error.HTTPError as error:
-        sys.exit(f"{model}: {error}: {error.read().decode(errors='replace')}")
+        models = [model["id"] for model in json.loads(ask(path, key=key))["data"]]
+        if not models:
+            sys.exit("the key may use no model that is served; see `kubectl get tenants,modeldeployments`")
+        model = os.environ.get("HANMARU_TEST_MODEL") or models[0]
+        body = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": "Say one word."}]}
+        path = "/v1/chat/completions"
+        answer = json.loads(ask(path, body, key, ANSWER_DEADLINE_S))
+    except (OSError, ValueError) as error:  # a ValueError: what answers there speaks no JSON
+        sys.exit(told(path, error))
     print(f"{model} completed {answer['usage']['completion_tokens']} tokens")
 
 
