@@ -107,14 +107,14 @@ def test_a_role_without_a_password_is_no_user(tmp_path: Path) -> None:
                 nobody.ping()
 
 
-def test_the_users_file_holds_no_password(port: int, tmp_path: Path) -> None:
+def test_the_users_file_holds_no_password(tmp_path: Path) -> None:
     with served(tmp_path, {}):
         users = tmp_path / "run/users.acl"
         assert users.stat().st_mode & 0o077 == 0
         assert not [password for password in PASSWORDS.values() if password in users.read_text()]
 
 
-def test_nothing_is_kept_unless_asked_for(port: int, tmp_path: Path) -> None:
+def test_nothing_is_kept_unless_asked_for(tmp_path: Path) -> None:
     def survives(values: dict[str, Any], folder: Path) -> bool:
         with served(folder, values) as first, client(first, "worker") as worker:
             worker.sadd(MODELS, "a/b")

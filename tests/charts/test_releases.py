@@ -127,13 +127,20 @@ def test_uninstalling_leaves_the_platform_secret_alone(
 def test_nothing_of_the_cluster_is_left_either(installed: str, control_plane: ControlPlane, releases: Releases) -> None:
     held = [m for m in releases.manifests("hanmaru", installed) if "namespace" not in m["metadata"]]
     assert {m["kind"] for m in held} >= {"ClusterRole", "ClusterRoleBinding", "AcceleratorPool"}
+    paths = [f"/apis/{m['apiVersion']}/{m['kind'].lower()}s/{m['metadata']['name']}" for m in held]
+    for path in paths:
+        control_plane.api.get(path)
     releases.run("uninstall", "hanmaru", "--namespace", installed)
-    for manifest in held:
-        group, _, version = manifest["apiVersion"].rpartition("/")
-        path = f"/apis/{group}/{version}/{manifest['kind'].lower()}s/{manifest['metadata']['name']}"
+    for path in paths:
         with pytest.raises(ApiError) as gone:
             control_plane.api.get(path)
         assert gone.value.status == 404, path
+
+
+def test_what_helm_says_after_an_installation_names_the_services_port(releases: Releases) -> None:
+    arguments = ("install", "said", str(CHART), "--namespace", "default", "--dry-run=server")
+    said = releases.run(*arguments, values=VALUES | {"gateway": {"service": {"httpPort": 80}}})
+    assert "kubectl port-forward --namespace default service/said-hanmaru-gateway 8000:80\n" in said
 
 
 def test_a_cluster_without_the_kinds_is_told_what_to_run_first(releases: Releases) -> None:
