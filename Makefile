@@ -98,6 +98,15 @@ bench-gateway: setup ## Measure our gateway against LiteLLM and SMG, interleaved
 bench-operator: setup control-plane ## Measure planning and reconciling with 1,000 deployments; one JSON line last
 	@PYTHONPATH=tests/support:tests/cluster $(RUN) python bench/operator/run.py $(ARGS)
 
+# No `setup`: the first needs nothing but torch and transformers, the second runs in the image that has SGLang for CUDA.
+.PHONY: bench-engine-gpu-ops bench-engine-gpu
+GPU_PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
+bench-engine-gpu-ops: ## On a GPU with torch and transformers alone: our pools, attention and MTP (ARGS="--device cpu")
+	@$(GPU_PYTHON) bench/engine_gpu/ops.py $(ARGS)
+
+bench-engine-gpu: ## SGLang on a GPU with the flags planned for A100s (ARGS="--print-commands" needs none)
+	@$(GPU_PYTHON) bench/engine_gpu/served.py $(ARGS)
+
 clean: ## Remove the environment and tools of this checkout (caches outside it stay)
 	@rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
