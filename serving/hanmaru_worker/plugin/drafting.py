@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sglang.srt.mem_cache import allocation
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_parallel, get_spec
 from sglang.srt.speculative.eagle_worker_v2 import EAGLEWorkerV2
@@ -57,6 +58,8 @@ def install() -> None:
     targets = {
         EMBED_AND_HEAD: share_embed_and_head,
         "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func": note_slots,
+        # Upstream has it in torch, and picks it for its own torch backend alone. Pages of several tokens need it.
+        "sglang.srt.mem_cache.allocation.get_last_loc": allocation.get_last_loc_torch,
         "sglang.kernels.ops.speculative.cache_locs.assign_draft_cache_locs_contiguous_func": find_slots,
         "sglang.kernels.ops.speculative.eagle.fill_bonus_tokens_func": note_last_tokens,
         "sglang.srt.speculative.draft_utils.DraftBackendFactory.create_decode_backend": draft_attention,

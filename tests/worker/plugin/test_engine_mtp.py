@@ -10,6 +10,7 @@ import json
 import random
 import socket
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,8 +130,8 @@ def test_answers_under_pressure_are_those_of_transformers(engine: Engine, refere
 def test_sampled_tokens_have_the_odds_that_transformers_gives_them(
     engine: Engine, reference: Reference, temperature: float, top_p: float, top_k: int
 ) -> None:
-    """A thousand draws in as many contexts; about one in a million right engines would fail."""
-    prompts = [[1, 64 + number] for number in range(48)]
+    """Two thousand draws in as many contexts; about one in a million right engines would fail."""
+    prompts = [[1, 64 + number] for number in range(96)]
     answers = ask_all(engine, prompts, temperature=temperature, top_p=top_p, top_k=top_k)
     rows, drawn = [], []
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -186,6 +187,37 @@ def test_structured_output_keeps_to_its_schema(engine: Engine) -> None:
         assert set(found) == {"name", "kind", "count"}
         assert found["kind"] in ("north", "south")
         assert 0 <= found["count"] <= 99
+
+
+def test_a_tool_is_called_in_its_form(engine: Engine) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Seoul", "Busan"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    }
+    body = {
+        "model": "default",
+        "messages": [{"role": "user", "content": "What is the weather in Seoul?"}],
+        "tools": [{"type": "function", "function": {"name": "weather", "parameters": parameters, "strict": True}}],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        "chat_template_kwargs": {"enable_thinking": False},
+        "max_tokens": 120,
+        "temperature": 0,
+    }
+    request = urllib.request.Request(
+        f"{engine.url}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        choice = json.loads(response.read())["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    arguments = json.loads(call["function"]["arguments"])
+    assert arguments["city"] in ("Seoul", "Busan")
+    assert 1 <= arguments["days"] <= 9
 
 
 def test_an_aborted_request_leaves_nothing_behind(engine: Engine, reference: Reference) -> None:
