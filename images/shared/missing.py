@@ -1,8 +1,8 @@
 """Prints the locked requirements whose distribution this interpreter lacks, in whatever version; hashes with them.
 
 A base image that brings an engine keeps every package it was built with, and gets only what is not there. Run by the
-worker's Dockerfile inside the image; standard library only. `uv pip check` says afterwards whether what the base has
-is new enough.
+worker's Dockerfile inside the image; standard library only. Whether what the base has is new enough is said afterwards,
+by the installation of our wheel: `install.sh checked`.
 
     python missing.py REQUIREMENTS [NAME-PREFIX...]
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hanmaru_images.builder import Build, Builder, build_command, find_builder, find_secrets, save_command
+from hanmaru_images.builder import (
+    LAYER_EPOCH_S,
+    Build,
+    Builder,
+    build_command,
+    find_builder,
+    find_secrets,
+    save_command,
+)
 
 BUILD = Build(
-    Path("/context"), "hanmaru/gateway:1", 7, {"BASE_IMAGE": "base:1"}, {"title": "t"}, {"ca_bundle": Path("/ca.pem")}
+    Path("/context"), "hanmaru/gateway:1", {"BASE_IMAGE": "base:1"}, {"title": "t"}, {"ca_bundle": Path("/ca.pem")}
 )
 
 
 @pytest.mark.parametrize(
     ("builder", "begins", "time"),
     [
-        (Builder("buildah"), ["buildah", "bud"], "--timestamp=7"),
-        (Builder("buildah", Path("/s")), ["buildah", "--root=/s/images", "--runroot=/s/run", "bud"], "--timestamp=7"),
-        (Builder("docker"), ["docker", "build"], "--build-arg=SOURCE_DATE_EPOCH=7"),
+        (Builder("buildah"), ["buildah", "bud"], f"--timestamp={LAYER_EPOCH_S}"),
+        (
+            Builder("buildah", Path("/s")),
+            ["buildah", "--root=/s/images", "--runroot=/s/run", "bud"],
+            f"--timestamp={LAYER_EPOCH_S}",
+        ),
+        (Builder("docker"), ["docker", "build"], f"--build-arg=SOURCE_DATE_EPOCH={LAYER_EPOCH_S}"),
     ],
 )
 def test_a_build_has_its_time_base_labels_and_secrets(builder: Builder, begins: list[str], time: str) -> None:
@@ -33,7 +45,7 @@ def test_a_build_has_its_time_base_labels_and_secrets(builder: Builder, begins: 
 
 @pytest.mark.parametrize("program", ["buildah", "docker"])
 def test_a_fresh_build_takes_nothing_from_the_cache(program: str) -> None:
-    fresh = Build(Path("/context"), "a:1", 0, use_cache=False)
+    fresh = Build(Path("/context"), "a:1", use_cache=False)
     assert "--no-cache" in build_command(Builder("docker" if program == "docker" else "buildah"), fresh)
 
 
@@ -61,7 +73,7 @@ def test_an_index_with_its_password_is_no_argument(tmp_path: Path) -> None:
     secrets = find_secrets({"PIP_INDEX_URL": address}, tmp_path)
     assert secrets["index_url"].read_text(encoding="utf-8") == address
     assert secrets["index_url"].stat().st_mode & 0o077 == 0
-    command = build_command(Builder("docker"), Build(tmp_path, "a:1", 0, secrets=secrets))
+    command = build_command(Builder("docker"), Build(tmp_path, "a:1", secrets=secrets))
     assert "password" not in " ".join(command)
 
 

@@ -17,8 +17,9 @@ from typing import Literal
 ENV_BUILDER = "HANMARU_IMAGE_BUILDER"
 """`buildah` or `docker`, where both are there and the second is meant."""
 LAYER_EPOCH_S = 1_700_000_000
-"""The time of every file in the layers. One for all: a layer kept from an earlier commit, in a builder, a registry or a
-node, is then the one that a fresh machine builds. When the image was made is a label."""
+"""The time of the image and, where buildah builds, of every file in the layers. One for all: a layer kept from an
+earlier commit, in a builder, a registry or a node, is then the one that a fresh machine builds. When the image was made
+is a label."""
 _CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _LOOK_TIMEOUT_S = 20.0
@@ -39,8 +40,6 @@ class Build:
 
     folder: Path
     reference: str
-    epoch_s: int
-    """The time of every file in the layers and of the image itself."""
     arguments: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Path] = field(default_factory=dict)
@@ -73,10 +72,11 @@ def build_command(builder: Builder, build: Build) -> list[str]:
         str(build.folder),
     ]
     if builder.program == "docker":
-        # BuildKit takes the time from the argument for the image and for files that it writes anew.
-        return ["docker", "build", f"--build-arg=SOURCE_DATE_EPOCH={build.epoch_s}", *options]
+        # The image's time alone. Files get theirs with an output that has rewrite-timestamp=true, for which docker's
+        # default builder is not enough.
+        return ["docker", "build", f"--build-arg=SOURCE_DATE_EPOCH={LAYER_EPOCH_S}", *options]
     # Without containers of their own the steps need no runtime, no cgroup and, for downloads, no bridge.
-    ways = ["--layers", "--isolation=chroot", "--network=host", f"--timestamp={build.epoch_s}"]
+    ways = ["--layers", "--isolation=chroot", "--network=host", f"--timestamp={LAYER_EPOCH_S}"]
     return [*buildah(builder), "bud", *ways, *options]
 
 

@@ -44,7 +44,7 @@ def debian_base(builder: Builder, environ: Mapping[str, str] = os.environ) -> st
             return reference
         Path(context, "Dockerfile").write_text(_DOCKERFILE, encoding="utf-8")
         os.link(root, Path(context, "root.tar")) if _same_device(root, context) else shutil.copy(root, context)
-        run(build_command(builder, Build(Path(context), reference, LAYER_EPOCH_S)), quiet=True, timeout_s=_TIMEOUT_S)
+        run(build_command(builder, Build(Path(context), reference)), quiet=True, timeout_s=_TIMEOUT_S)
     return reference
 
 

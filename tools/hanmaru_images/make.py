@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hanmaru_images.builder import LAYER_EPOCH_S, Build, Builder, build_command, find_secrets, run
+from hanmaru_images.builder import Build, Builder, build_command, find_secrets, run
 from hanmaru_images.catalog import Image
 from hanmaru_images.context import ROOT, fill, project
 
@@ -43,7 +43,6 @@ def make_image(
         build = Build(
             folder,
             reference,
-            LAYER_EPOCH_S,
             _arguments(image, base),
             labels(image),
             find_secrets(environ, secrets),

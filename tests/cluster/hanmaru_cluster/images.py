@@ -21,7 +21,6 @@ from pathlib import Path
 from hanmaru_images import context
 from hanmaru_images.archive import save
 from hanmaru_images.builder import (
-    LAYER_EPOCH_S,
     Build,
     Builder,
     build_command,
@@ -119,7 +118,7 @@ def _build_test_image(name: str, archive: Path) -> None:
         shutil.copytree(DOCKERFILES / name, inside)
         secrets.mkdir(mode=0o700)
         image.fill(inside)
-        build = Build(inside, reference(name), LAYER_EPOCH_S, arguments, secrets=find_secrets(os.environ, secrets))
+        build = Build(inside, reference(name), arguments, secrets=find_secrets(os.environ, secrets))
         run(build_command(builder, build), quiet=True, timeout_s=BUILD_TIMEOUT_S)
     save(builder, reference(name), archive)
 
