@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-_POOL = "sglang.srt.mem_cache.pool_host.mha.MHATokenToKVPoolHost"
-LOAD = f"{_POOL}.load_to_device_per_layer"
-BACKUP = f"{_POOL}.backup_from_device_all_layer"
+LOAD = "sglang.srt.mem_cache.pool_host.mha.MHATokenToKVPoolHost.load_to_device_per_layer"
+BACKUP = "sglang.srt.mem_cache.pool_host.mha.MHATokenToKVPoolHost.backup_from_device_all_layer"
 
 RESERVE_BYTES = 1024**3
 """Of the machine's memory, left to others when a host pool is made. SGLang leaves 10 GiB: too much for a laptop."""

@@ -124,9 +124,145 @@ CALLABLES: dict[str, tuple[str, list[str]]] = {
         ["self", "layer", "loc_info", "cache_k", "cache_v"],
     ),
     "sglang.srt.mem_cache.memory_pool.KVWriteLoc": ("attention.NativeAttentionBackend", ["loc", "swa_loc"]),
+    "sglang.kernels.fused_op.BaseFusedOp.register_oot_forward": ("moe.register", ["op_cls", "fn", "platform_key"]),
+    "sglang.srt.layers.quantization.unquant.UnquantizedFusedMoEMethod.forward_native": (
+        "moe.forward_experts",
+        ["self", "layer", "dispatch_output"],
+    ),
+    "sglang.srt.layers.quantization.unquant.UnquantizedFusedMoEMethod": ("moe.register", ["..."]),
+    "sglang.srt.layers.moe.token_dispatcher.StandardCombineInput": ("moe.forward_experts", ["hidden_states"]),
+    "sglang.srt.layers.moe.topk.TopK": ("moe.register", ["top_k", "..."]),
+    "sglang.srt.layers.moe.topk.TopK.forward_native": (
+        "moe.forward_router",
+        ["self", "hidden_states", "router_logits"],
+    ),
+    "sglang.srt.layers.moe.topk.TopK.routing_inputs": ("moe.forward_router", ["self"]),
+    "sglang.srt.layers.moe.topk.StandardTopKOutput": (
+        "moe.forward_router",
+        ["topk_weights", "topk_ids", "router_logits"],
+    ),
+    "sglang.srt.layers.moe.topk.capture_routed_experts_if_allowed": (
+        "moe.forward_router",
+        ["topk_config", "layer_id", "topk_ids"],
+    ),
+    "sglang.srt.eplb.expert_distribution.get_global_expert_distribution_recorder": ("moe.forward_router", []),
+    "sglang.srt.eplb.expert_distribution.ExpertDistributionRecorder.on_select_experts": (
+        "moe.forward_router",
+        ["self", "topk_ids"],
+    ),
+    "sglang.srt.mem_cache.pool_host.mha.MHATokenToKVPoolHost.load_to_device_per_layer": (
+        "host_pools.load_layer",
+        ["self", "device_pool", "host_indices", "device_indices", "layer_id", "io_backend", "is_draft"],
+    ),
+    "sglang.srt.mem_cache.pool_host.mha.MHATokenToKVPoolHost.backup_from_device_all_layer": (
+        "host_pools.backup_layers",
+        ["self", "device_pool", "host_indices", "device_indices", "io_backend"],
+    ),
+    "sglang.srt.mem_cache.pool_host.common.alloc_with_host_register": (
+        "host_pools.plain_memory",
+        ["dims", "dtype", "device", "pin_memory", "allocator", "registration_granularity_bytes"],
+    ),
+    "sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore.build_storage_backup_spec": (
+        "tier.domains.keep_domain",
+        ["self", "node_id", "pass_prefix_keys"],
+    ),
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore.build_storage_backup_spec": (
+        "tier.domains.keep_domain",
+        ["self", "node_id", "pass_prefix_keys"],
+    ),
+    "sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore.prefetch_anchor_info": (
+        "tier.domains.keep_domain",
+        ["self", "node_id"],
+    ),
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore.prefetch_anchor_info": (
+        "tier.domains.keep_domain",
+        ["self", "node_id"],
+    ),
+    "sglang.srt.mem_cache.radix_cache.RadixKey": (
+        "tier.domains.keep_domain",
+        ["token_ids", "extra_key", "is_bigram", "limit", "cache_salt"],
+    ),
+    "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController._storage_hit_query": (
+        "tier.domains.serve_domain",
+        ["self", "operation"],
+    ),
+    "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController._page_transfer": (
+        "tier.domains.serve_domain",
+        ["self", "operation"],
+    ),
+    "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController._page_backup": (
+        "tier.domains.serve_domain",
+        ["self", "operation"],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.HiCacheStorage.batch_exists_v2": (
+        "tier.storage.TierStorage",
+        ["self", "keys", "pool_transfers", "extra_info"],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.HiCacheStorage.batch_get_v2": (
+        "tier.storage.TierStorage",
+        ["self", "transfers", "extra_info"],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.HiCacheStorage.batch_set_v2": (
+        "tier.storage.TierStorage",
+        ["self", "transfers", "extra_info"],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.HiCacheStorage.batch_get_v1": (
+        "tier.storage.TierStorage",
+        ["self", "keys", "host_indices", "extra_info"],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.HiCacheStorage.batch_set_v1": (
+        "tier.storage.TierStorage",
+        ["self", "keys", "host_indices", "extra_info"],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.HiCacheStorage.register_mem_host_pool_v2": (
+        "tier.storage.TierStorage",
+        ["self", "host_pool", "host_pool_name"],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.PoolTransferResult": (
+        "tier.storage.TierStorage",
+        ["kv_hit_pages", "extra_pool_hit_pages", "restorable_prefix_pages"],
+    ),
+    "sglang.srt.mem_cache.pool_host.base.HostKVCache.get_data_page": (
+        "tier.storage.TierStorage",
+        ["self", "index", "flat"],
+    ),
+    "sglang.srt.mem_cache.pool_host.base.HostKVCache.set_from_flat_data_page": (
+        "tier.storage.TierStorage",
+        ["self", "index", "data_page"],
+    ),
 }
 
 FIELDS: dict[str, tuple[str, set[str]]] = {
+    "sglang.srt.layers.moe.token_dispatcher.standard.StandardDispatchOutput": (
+        "moe.forward_experts",
+        {"hidden_states", "topk_output"},
+    ),
+    "sglang.srt.layers.moe.moe_runner.base.MoeRunnerConfig": (
+        "moe.forward_experts",
+        {
+            "activation",
+            "is_gated",
+            "apply_router_weight_on_input",
+            "no_combine",
+            "gemm1_alpha",
+            "gemm1_beta",
+            "gemm1_clamp_limit",
+            "swiglu_limit",
+        },
+    ),
+    "sglang.srt.layers.moe.topk.TopKConfig": (
+        "moe.forward_router",
+        {
+            "top_k",
+            "use_grouped_topk",
+            "num_expert_group",
+            "correction_bias",
+            "custom_routing_function",
+            "renormalize",
+            "routed_scaling_factor",
+            "apply_routed_scaling_factor_on_output",
+        },
+    ),
     "sglang.srt.model_executor.forward_batch_info.ForwardBatch": (
         "attention.NativeAttentionBackend",
         {
@@ -138,9 +274,38 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
             "extend_seq_lens",
         },
     ),
+    "sglang.srt.mem_cache.hicache_storage.HiCacheStorageConfig": (
+        "tier.storage.TierStorage",
+        {
+            "tp_rank",
+            "tp_size",
+            "pp_rank",
+            "pp_size",
+            "attn_cp_rank",
+            "attn_cp_size",
+            "is_mla_model",
+            "extra_config",
+        },
+    ),
+    "sglang.srt.mem_cache.hicache_storage.HiCacheStorageExtraInfo": ("tier.storage.TierStorage", {"prefix_keys"}),
+    "sglang.srt.mem_cache.hicache_storage.PoolTransfer": (
+        "tier.storage.TierStorage",
+        {"name", "host_indices", "keys", "hit_policy"},
+    ),
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core.StorageBackupSpec": (
+        "tier.domains.keep_domain",
+        {"token_ids"},
+    ),
 }
 
 MENTIONED: dict[str, tuple[str, list[str]]] = {
+    "sglang.srt.layers.quantization.unquant.UnquantizedFusedMoEMethod.create_weights": (
+        "moe.forward_experts",
+        ["w13_weight_n, w13_weight_k = (w13_up_dim, hidden_size)", "w2_weight", "self.with_bias ="],
+    ),
+    "sglang.srt.layers.moe.token_dispatcher.standard": ("moe.forward_experts", ["topk_ids_local", "-1"]),
+    "sglang.srt.layers.moe.topk.TopK.__init__": ("moe.forward_router", ["self.layer_id", "self.enable_waterfill"]),
+    "sglang.srt.eplb.expert_distribution": ("moe.forward_router", ["SGLANG_EPLB_HEATMAP_COLLECTION_INTERVAL"]),
     # source that must still read or set these words, because nothing else shows them
     "sglang.srt.configs.model_config.is_hybrid_swa_model": ("hooks.state_hybrid_layout", ["is_hybrid_swa"]),
     "sglang.srt.configs.model_config.get_hybrid_layer_ids": ("hooks.state_hybrid_layout", ["hybrid_layer_pattern"]),
@@ -184,6 +349,45 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
     "sglang.srt.utils.auth.AuthLevel": ("access.decide", ["NORMAL", "ADMIN_FORCE"]),
     "sglang.srt.models.registry": ("models", ["SGLANG_EXTERNAL_MODEL_PACKAGE", "EntryClass"]),
     "sglang.srt.model_executor.model_runner": ("cpu.HanmaruCpuPlatform", ["current_platform.init_backend()"]),
+    "sglang.srt.mem_cache.pool_host.base": ("host_pools.allow_plain_memory", ["HICACHE_HOST_MEMORY_RESERVE_BYTES"]),
+    "sglang.srt.mem_cache.pool_host.common": ("host_pools.allow_plain_memory", ["ALLOC_MEMORY_FUNCS"]),
+    "sglang.srt.mem_cache.pool_host.mha.MHATokenToKVPoolHost": (
+        "host_pools.load_layer",
+        [
+            "ALLOC_MEMORY_FUNCS[",
+            "self.device_k_buffers =",
+            "self.device_v_buffers =",
+            "self.k_data_refs =",
+            "self.v_data_refs =",
+            "self.target_layer_num =",
+            "self.head_num =",
+            "self.v_head_dim =",
+        ],
+    ),
+    "sglang.srt.managers.cache_controller": (
+        "tier.storage.TierStorage",
+        ['"interface_v1"', "batch_get_v1(", "batch_set_v1("],
+    ),
+    "sglang.srt.managers.cache_controller.StorageOperation": (
+        "tier.domains.serve_domain",
+        ["self.token_ids =", "self.prefix_keys =", "self.hash_value ="],
+    ),
+    "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller": (
+        "tier.storage.TierStorage",
+        ['"prefetch_threshold"', '"prefetch_timeout_base"', '"hicache_storage_pass_prefix_keys"'],
+    ),
+    "sglang.srt.mem_cache.storage.backend_factory": (
+        "tier.storage.TierStorage",
+        ["backend_class(storage_config, kwargs)", '"module_path"', '"class_name"'],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.PoolHitPolicy": (
+        "tier.storage.TierStorage",
+        ["TRAILING_PAGES", "ALL_PAGES", "BLOCK_GROUPS"],
+    ),
+    "sglang.srt.mem_cache.hicache_storage.PoolName": (
+        "tier.storage.TierStorage",
+        ['KV = "kv"', 'SWA = "swa"', 'DRAFT = "draft"', 'DRAFT_SWA = "draft_swa"'],
+    ),
 }
 
 

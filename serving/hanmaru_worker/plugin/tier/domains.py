@@ -22,8 +22,11 @@ SPECS = (
     "sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore.build_storage_backup_spec",
     "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore.build_storage_backup_spec",
 )
-_CONTROLLER = "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController"
-SERVED = (f"{_CONTROLLER}._storage_hit_query", f"{_CONTROLLER}._page_transfer", f"{_CONTROLLER}._page_backup")
+SERVED = (
+    "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController._storage_hit_query",
+    "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController._page_transfer",
+    "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController._page_backup",
+)
 
 
 @dataclass(frozen=True, slots=True)
