@@ -230,6 +230,98 @@ CALLABLES: dict[str, tuple[str, list[str]]] = {
         "tier.storage.TierStorage",
         ["self", "index", "data_page"],
     ),
+    "sglang.srt.platforms.interface.SRTPlatform.supports_speculative_algorithm": (
+        "cpu.HanmaruCpuPlatform",
+        ["self", "algorithm"],
+    ),
+    "sglang.srt.platforms.interface.SRTPlatform.get_speculative_worker_cls": (
+        "cpu.HanmaruCpuPlatform",
+        ["self", "algorithm"],
+    ),
+    "sglang.srt.platforms.interface.SRTPlatform.get_kv_pool_cls": ("cpu.HanmaruCpuPlatform", ["self", "kind"]),
+    "sglang.srt.speculative.eagle_worker_v2.EAGLEWorkerV2.__init__": (
+        "drafting.ChainWorker",
+        ["self", "server_args", "gpu_id", "nccl_port", "target_worker"],
+    ),
+    "sglang.srt.models.exaone_moe.ExaoneMoEForCausalLM.set_embed_and_head": (
+        "drafting.share_embed_and_head",
+        ["self", "embed", "head"],
+    ),
+    "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func": (
+        "drafting.note_slots",
+        ["req_pool_indices", "req_to_token", "start_offset", "end_offset", "out_cache_loc", "batch_size"],
+    ),
+    "sglang.srt.mem_cache.allocation.get_last_loc": (
+        "drafting.install",
+        ["req_to_token", "req_pool_indices_tensor", "prefix_lens_tensor"],
+    ),
+    "sglang.srt.mem_cache.allocation.get_last_loc_torch": (
+        "drafting.install",
+        ["req_to_token", "req_pool_indices_tensor", "prefix_lens_tensor"],
+    ),
+    "sglang.kernels.ops.speculative.cache_locs.assign_draft_cache_locs_contiguous_func": (
+        "drafting.find_slots",
+        ["req_pool_indices", "req_to_token", "seq_lens", "out_cache_loc", "topk", "num_cols", "positions", "mrope"],
+    ),
+    "sglang.kernels.ops.speculative.eagle.fill_bonus_tokens_func": (
+        "drafting.note_last_tokens",
+        ["accept_tokens", "accept_lens", "bonus_tokens", "accept_stride", "batch_size"],
+    ),
+    "sglang.srt.speculative.draft_utils.DraftBackendFactory.create_decode_backend": (
+        "drafting.draft_attention",
+        ["self"],
+    ),
+    "sglang.srt.speculative.draft_utils.DraftBackendFactory.create_draft_extend_backend": (
+        "drafting.extend_attention",
+        ["self"],
+    ),
+    "sglang.srt.speculative.eagle_utils.build_tree_kernel_efficient": (
+        "drafting.lay_out_chains",
+        [
+            "bonus_tokens",
+            "parent_list",
+            "top_scores_index",
+            "draft_tokens",
+            "seq_lens",
+            "seq_lens_sum",
+            "topk",
+            "spec_steps",
+            "num_verify_tokens",
+            "tree_mask_mode",
+            "tree_mask_buf",
+            "fill_prefix_mask",
+        ],
+    ),
+    "sglang.srt.speculative.eagle_utils.eagle_sample": (
+        "drafting.verify",
+        [
+            "verify_input",
+            "batch",
+            "logits_output",
+            "grammar_mask",
+            "uno_target_max_top_k",
+            "watermark_state",
+            "watermark_full_mask",
+        ],
+    ),
+    "sglang.srt.sampling.penaltylib.repetition_penalty.apply_scaling_penalties": (
+        "drafting.verify",
+        ["logits", "scaling_penalties"],
+    ),
+    "sglang.srt.runtime_context.get_spec": ("drafting.ChainWorker", []),
+    "sglang.srt.distributed.parallel_state.GroupCoordinator.broadcast": (
+        "drafting.verify",
+        ["self", "input_", "src"],
+    ),
+    "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._init_kv_copy_and_warmup": ("kv_pool.NativeKvPool", ["self"]),
+    "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._move_kv_cache_impl": (
+        "kv_pool.NativeKvPool",
+        ["self", "tgt_loc", "src_loc"],
+    ),
+    "sglang.srt.mem_cache.memory_pool.move_kv_cache_native": (
+        "kv_pool.NativeKvPool",
+        ["k_buffer", "v_buffer", "tgt_loc", "src_loc"],
+    ),
 }
 
 FIELDS: dict[str, tuple[str, set[str]]] = {
@@ -272,6 +364,8 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
             "out_cache_loc",
             "extend_prefix_lens",
             "extend_seq_lens",
+            "batch_size",
+            "spec_info",
         },
     ),
     "sglang.srt.mem_cache.hicache_storage.HiCacheStorageConfig": (
@@ -295,6 +389,24 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
     "sglang.srt.mem_cache.unified_cache.unified_tree_core.StorageBackupSpec": (
         "tier.domains.keep_domain",
         {"token_ids"},
+    ),
+    "sglang.srt.speculative.eagle_info.EagleVerifyInput": ("drafting.verify", {"draft_token", "draft_token_num"}),
+    "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo": (
+        "drafting.verify",
+        {
+            "is_all_greedy",
+            "temperatures",
+            "top_ks",
+            "top_ps",
+            "min_ps",
+            "need_top_k_sampling",
+            "need_top_p_sampling",
+            "need_min_p_sampling",
+            "acc_additive_penalties",
+            "acc_scaling_penalties",
+            "logit_bias",
+            "has_watermark_candidates",
+        },
     ),
 }
 
@@ -387,6 +499,33 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
     "sglang.srt.mem_cache.hicache_storage.PoolName": (
         "tier.storage.TierStorage",
         ['KV = "kv"', 'SWA = "swa"', 'DRAFT = "draft"', 'DRAFT_SWA = "draft_swa"'],
+    ),
+    "sglang.srt.speculative.draft_utils.DraftBackendFactory.__init__": (
+        "drafting.draft_attention",
+        ["self.draft_model_runner =", "self.speculative_num_steps ="],
+    ),
+    "sglang.srt.speculative.eagle_worker_v2.EagleDraftWorker": (
+        "attention.DraftSteps",
+        ["self.draft_attn_backend.attn_backends[i]", "self.draft_attn_backend.init_forward_metadata(forward_batch)"],
+    ),
+    "sglang.srt.model_executor.forward_batch_info.ForwardMode": (
+        "attention.NativeAttentionBackend",
+        ["def is_target_verify", "def is_decode_or_idle", "DRAFT_EXTEND_V2"],
+    ),
+    "sglang.srt.speculative.eagle_worker_common.run_eagle_verify": (
+        "drafting.verify",
+        ["new_seq_lens = batch.seq_lens + accept_lens", "accept_tokens = predict[accept_index]"],
+    ),
+    "sglang.srt.arg_groups.fields.spec": (
+        "drafting.ChainWorker",
+        [
+            "speculative_eagle_topk",
+            "speculative_use_rejection_sampling",
+            "speculative_adaptive",
+            "enable_multi_layer_eagle",
+            "speculative_accept_threshold_single",
+            "speculative_accept_threshold_acc",
+        ],
     ),
 }
 
