@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from hanmaru_worker.plugin.chains import greedy
+from hanmaru_worker.plugin.chains import greedy, sampled
 from pooled_model import PooledModel
 from two_pools import Pass, Pools, Request, next_pass
 
@@ -46,6 +46,26 @@ def answer(
     for each in answers:
         pools.cut(each.request, 0)
     return answers
+
+
+def sampling_deviation(device: torch.device, chains: int) -> float:
+    """How far sampled chains are from the target's distribution, in standard deviations: the largest of 32 frequencies.
+
+    Chains of random drafts; the first token of each, and the second where the first draft was kept, must be drawn as if
+    nothing had been drafted.
+    """
+    torch.manual_seed(6)
+    with device:
+        target = torch.randn(3, 16).mul(1.5).softmax(-1)
+        drafts = torch.randint(16, (chains, 2))
+        verdict = sampled(drafts, target.expand(chains, 3, 16), torch.rand(chains, 2))
+        worst = 0.0
+        for place, reached in enumerate((verdict.accepted >= 0, verdict.accepted >= 1)):
+            tokens = verdict.tokens[reached, place]
+            seen = torch.bincount(tokens, minlength=16) / len(tokens)
+            spread = (target[place] * (1 - target[place]) / len(tokens)).sqrt()
+            worst = max(worst, float(((seen - target[place]) / spread).abs().max()))
+    return worst
 
 
 def _read_prompts(model: PooledModel, pools: Pools, prompts: Sequence[Sequence[int]]) -> list[Answer]:
