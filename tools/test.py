@@ -3,8 +3,9 @@
 The lot of the operator, the chart and Redis mostly waits, the other mostly computes, so together they take little
 longer than the longer one alone. Clusters of real nodes start containers and engines with deadlines of their own: they
 come last and have the machine to themselves. Each lot is one pytest run with fixtures of its own; the second one's
-output follows the first one's. Exit status 1 when one failed. A lot that dies of a signal, which may be after its last
-test passed, shows where each thread was (faulthandler), and the last lines name it.
+output follows the first one's. Exit status 1 when one failed. Ctrl-C ends the lots that run, whose results are told as
+ever, and starts no other. A lot that dies of a signal, which may be after its last test passed, shows where each thread
+was (faulthandler), and the last lines name it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -31,37 +32,38 @@ END_S = 60.0
 def main() -> int:
     """Run all lots; 0 when all tests passed."""
     begun_s = time.monotonic()
-    codes = _side_by_side()
-    print(f"\n=== {' '.join(ON_REAL_NODES)}, alone ===\n", flush=True)
-    last = _start([*ON_REAL_NODES], None)
-    try:
-        codes[" ".join(ON_REAL_NODES)] = last.wait()
-    except KeyboardInterrupt:
-        codes[" ".join(ON_REAL_NODES)] = _end(last)
-    print(f"all lots: {time.monotonic() - begun_s:.0f} s")
+    codes, is_interrupted = _side_by_side()
+    if not is_interrupted:
+        print(f"\n=== {' '.join(ON_REAL_NODES)}, alone ===\n", flush=True)
+        alone, is_interrupted = _wait({" ".join(ON_REAL_NODES): _start([*ON_REAL_NODES], None)})
+        codes |= alone
+    print(f"all lots{' until Ctrl-C' if is_interrupted else ''}: {time.monotonic() - begun_s:.0f} s")
     for lot, code in codes.items():
         print(f"  {lot}: {_outcome(code)}")
-    return int(any(codes.values()))
+    return int(is_interrupted or any(codes.values()))
 
 
-def _side_by_side() -> dict[str, int]:
-    """Exit statuses of the two lots that share the machine."""
+def _side_by_side() -> tuple[dict[str, int], bool]:
+    """The two lots that share the machine; as `_wait`."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         # A cache folder of its own: both write which tests failed last.
         waiting = [*WAITING, *_without(ON_REAL_NODES), "-o", "cache_dir=.pytest_cache/waiting"]
         beside = _start(waiting, output, before=POLITELY)
         first = _start(_without((*WAITING, *ON_REAL_NODES)), None)
-        try:
-            codes = {OTHERS: first.wait(), " ".join(WAITING): beside.wait()}
-        except KeyboardInterrupt:
-            _end(first)
-            _end(beside)
-            raise
+        ended = _wait({OTHERS: first, " ".join(WAITING): beside})
         output.seek(0)
         print(f"\n=== {' '.join(WAITING)}, run beside the above ===\n")
         for line in output:
             print(line, end="")
-    return codes
+    return ended
+
+
+def _wait(lots: Mapping[str, subprocess.Popen[bytes]]) -> tuple[dict[str, int], bool]:
+    """Exit statuses of lots that run, and whether Ctrl-C ended them."""
+    try:
+        return {name: lot.wait() for name, lot in lots.items()}, False
+    except KeyboardInterrupt:
+        return {name: _end(lot) for name, lot in lots.items()}, True
 
 
 def _without(folders: Sequence[str]) -> list[str]:
