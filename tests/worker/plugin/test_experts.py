@@ -86,9 +86,10 @@ def test_any_number_of_tokens_and_both_dtypes(rows: int, dtype: torch.dtype) -> 
     assert layer.error(weights, experts.to(torch.int32)) < BOUNDS[dtype]
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("rows", [1, 5])
-def test_tokens_of_other_ranks_experts_alone_get_nothing(rows: int) -> None:
-    layer = Layer(4, rows, 3)
+def test_tokens_of_other_ranks_experts_alone_get_nothing(rows: int, dtype: torch.dtype) -> None:
+    layer = Layer(4, rows, 3, dtype)
     assert not add_experts(
         layer.tokens, layer.gate_up, layer.down, torch.rand(rows, 2), torch.full((rows, 2), -1)
     ).any()
