@@ -36,6 +36,10 @@ from hanmaru_worker.registry import connect as connect_worker
 
 from hanmaru_testing.redis_topologies import Installation
 
+REQUESTERS = 4
+"""Each asks for one request after the other."""
+DEADLINE_S = 1.2
+"""Of a request's dealings with Redis."""
 SECRET = b"s" * 32
 MODEL, REPLICA = ModelId("team/exaone"), ReplicaId("worker-0")
 TENANTS = [TenantId(name) for name in ("acme", "bolt", "core", "dale")]
@@ -102,7 +106,7 @@ class World:
         """Requests run all the time."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            for _ in range(4):
+            for _ in range(REQUESTERS):
                 group.create_task(self.requests(stop))
             try:
                 yield
@@ -155,11 +159,11 @@ class World:
 @asynccontextmanager
 async def world(installation: Installation) -> AsyncIterator[World]:
     """All parts run until the block ends."""
-    gateway = open_redis(installation.access("gateway"), "hanmaru-gateway", Patience(0.6, 1.2))
+    gateway = open_redis(installation.access("gateway"), "hanmaru-gateway", Patience(0.6, DEADLINE_S))
     quota_redis = open_redis(installation.access("gateway"), "hanmaru-gateway", Patience(0.6, None))
     operator = connect_operator(installation.access("operator"))
     meters = Meters()
-    quota = Quota(quota_redis, timeout_s=1.2)
+    quota = Quota(quota_redis, timeout_s=DEADLINE_S)
     made = World(
         TenantStore(gateway, poll_s=0.1),
         Registry(
