@@ -30,14 +30,15 @@ MARGIN_S = 0.5
 
 
 class Client:
-    """Made once in each rank's process; the thread ends with the process."""
+    """Made once in each rank's process; a thread that is not closed ends with the process."""
 
     def __init__(self, access: Access, limits: Limits, count_failure: Callable[[str], None]) -> None:
         """Connects to nothing yet."""
         self._limits = limits
         self._count_failure = count_failure
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="hanmaru-tier", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="hanmaru-tier", daemon=True)
+        self._thread.start()
         self._store = self._wait(self._open(access), MARGIN_S + CONNECT_S, None)
 
     def call(self, work: Callable[[Store], Coroutine[Any, Any, _T]], deadline_s: float, otherwise: _T) -> _T:
@@ -50,6 +51,16 @@ class Client:
         """Have it done without waiting."""
         if self._store is not None:
             asyncio.run_coroutine_threadsafe(work(self._store), self._loop)
+
+    def close(self) -> None:
+        """Close the connections and end the thread; later calls give `otherwise`."""
+        store, self._store = self._store, None
+        if store is not None:
+            self._wait(_settled(store), CONNECT_S + MARGIN_S, None)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(MARGIN_S)
+            if not self._thread.is_alive():
+                self._loop.close()
 
     async def _open(self, access: Access) -> Store:
         redis = open_redis(access, "hanmaru-tier", Patience(CONNECT_S, None, tries_again=True))
@@ -66,3 +77,11 @@ class Client:
             self._count_failure("unreachable")
             log_event(log, logging.ERROR, "tier.failed", error=type(error).__name__)
         return otherwise
+
+
+async def _settled(store: Store) -> None:
+    """What was begun without waiting ends first."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=CONNECT_S)
+    await store.close()

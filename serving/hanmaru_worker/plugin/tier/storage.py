@@ -180,6 +180,10 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
         """Refused: other replicas read the same pages, and all of them lapse."""
         raise NotImplementedError("the shared cache is not cleared by one of its replicas; its pages lapse")
 
+    def close(self) -> None:
+        """End the connections. SGLang calls it by name when it detaches a storage."""
+        self._client.close()
+
     def _knows(self, transfer: PoolTransfer) -> bool:
         return str(transfer.name) in self._pools and transfer.hit_policy is not PoolHitPolicy.BLOCK_GROUPS
 
