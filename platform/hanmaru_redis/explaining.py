@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 
+from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import (
     AskError,
@@ -38,6 +39,8 @@ def explain(error: BaseException | None) -> str:
     """One short sentence, without commands, keys and secrets."""
     causes = list(_chain(error))
     for cause in causes:
+        if isinstance(cause, HanmaruError) and cause.code is ErrorCode.CONFIGURATION:  # of `tls`
+            return cause.message
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"Redis's certificate is not accepted: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 from hanmaru_contracts.errors import HanmaruError
+from hanmaru_redis import UNREACHABLE
+from hanmaru_redis.explaining import explain
+from hanmaru_redis.opening import Patience, open_redis
 from hanmaru_redis.settings import REDIS_FROM_ENVIRONMENT, Credentials, RedisSettings, read_access
 from hanmaru_testing.certificates import tls_files
 
@@ -74,3 +77,23 @@ def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -> None
     after = tls.context()
     assert after is not before
     assert after.get_ca_certs() != before.get_ca_certs()
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("ca.crt", "the authorities for Redis cannot be read from {}: FileNotFoundError"),
+        ("tls.crt", "the client certificate for Redis and its key cannot be read from {}: FileNotFoundError"),
+    ],
+)
+async def test_a_file_that_is_gone_after_the_start_is_named(tmp_path: Path, gone: str, said: str) -> None:
+    files = tls_files(tmp_path, "redis")
+    settings = RedisSettings(
+        redis_url="rediss://127.0.0.1:1", redis_ca_file=files.ca, redis_cert_file=files.cert, redis_key_file=files.key
+    )
+    client = open_redis(settings.redis_access(read), "hanmaru-test", Patience(1.0, 1.0))
+    (tmp_path / gone).unlink()
+    with pytest.raises(UNREACHABLE) as caught:
+        await client.get("x")
+    assert explain(caught.value) == said.format(tmp_path / gone)
+    await client.aclose()
