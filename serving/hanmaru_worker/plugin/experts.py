@@ -59,7 +59,7 @@ def add_experts(
     rows, chosen = experts.shape
     if not rows:
         return torch.empty_like(tokens)
-    order, groups = _by_expert(experts, len(gate_up))
+    order, groups = _by_expert(experts, len(gate_up), tokens.dtype)
     mine = tokens[order // chosen]
     act = ACTIVATIONS[activation]
     gate, up = groups.multiply(mine, gate_up).chunk(2, dim=-1)
@@ -75,30 +75,30 @@ class _Groups:
 
     ends: torch.Tensor
     """int32 [local experts]: past the last row of each; the first expert's begin at 0."""
-    experts: torch.Tensor
-    """int32 [rows]: the expert of each, ascending."""
+    most: int
+    """Rows of the fullest expert, where `places` are known."""
+    places: torch.Tensor | None
+    """int64 [rows]: where each lies when every expert has `most`; None where that is not worth it."""
 
     def multiply(self, rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
         """Each row through its expert's matrix [out, in]."""
-        if rows.dtype is not torch.float32 and len(rows) <= PADDED_ROWS:
-            starts = torch.cat((self.ends.new_zeros(1), self.ends[:-1]))
-            most = int((self.ends - starts).max())
-            if len(matrices) * most <= PADDING * len(rows):
-                return self._multiply_padded(rows, matrices, starts, most)
-        return functional.grouped_mm(rows, matrices.transpose(1, 2), offs=self.ends)
-
-    def _multiply_padded(
-        self, rows: torch.Tensor, matrices: torch.Tensor, starts: torch.Tensor, most: int
-    ) -> torch.Tensor:
-        experts = self.experts.long()
-        places = experts * most + torch.arange(len(rows)) - starts[experts]
-        padded = rows.new_zeros((len(matrices) * most, rows.shape[1])).index_copy_(0, places, rows)
-        return torch.bmm(padded.view(len(matrices), most, -1), matrices.transpose(1, 2)).flatten(0, 1)[places]
+        if self.places is None:
+            return functional.grouped_mm(rows, matrices.transpose(1, 2), offs=self.ends)
+        padded = rows.new_zeros((len(matrices) * self.most, rows.shape[1])).index_copy_(0, self.places, rows)
+        products = torch.bmm(padded.view(len(matrices), self.most, rows.shape[1]), matrices.transpose(1, 2))
+        return products.flatten(0, 1)[self.places]
 
 
-def _by_expert(experts: torch.Tensor, local: int) -> tuple[torch.Tensor, _Groups]:
+def _by_expert(experts: torch.Tensor, local: int, dtype: torch.dtype) -> tuple[torch.Tensor, _Groups]:
     """Places of the local choices in `experts`, flat, in the order of their experts; and their groups."""
     ordered, order = experts.flatten().sort()
     bounds = torch.searchsorted(ordered, torch.arange(local + 1, dtype=ordered.dtype), out_int32=True)
     first = int(bounds[0])  # those of other ranks are negative
-    return order[first:], _Groups(bounds[1:] - first, ordered[first:])
+    order, ordered, ends = order[first:], ordered[first:], bounds[1:] - first
+    if dtype is torch.float32 or len(order) > PADDED_ROWS:
+        return order, _Groups(ends, 0, None)
+    most = int(bounds.diff().max())
+    if local * most > PADDING * len(order):
+        return order, _Groups(ends, 0, None)
+    starts = (bounds[:-1] - first)[ordered]
+    return order, _Groups(ends, most, ordered * most + torch.arange(len(order)) - starts)
