@@ -530,7 +530,7 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
 }
 
 
-OWN_METHODS = {"NativeAttentionBackend.begin"}
+OWN_METHODS = {"NativeAttentionBackend.begin", "TierStorage.close"}
 """Public methods of our subclasses that no class of SGLang has: by mistake they would override nothing."""
 
 CONTRACT = {
