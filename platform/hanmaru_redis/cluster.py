@@ -29,7 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hanmaru_redis.address import Host
-from hanmaru_redis.slots import Node, Slots, slot_of
+from hanmaru_redis.slots import Node, Slots, StillMoving, slot_of
 
 _T = TypeVar("_T")
 _Command = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -112,9 +112,9 @@ class ClusterPipeline(Pipeline):
         try:
             async with _doubting(self._slots, node):
                 yield
-        except MovedError as error:
-            self._slots.moved(node, error)
-            raise WatchError("the slot has moved to another node") from error
+        except (AskError, TryAgainError) as error:
+            self._learn(node, error)
+            raise WatchError("the slot has moved to another node, or is about to") from None
 
     async def _execute_one_slot(self, stack: list[_Command], raise_on_error: bool) -> list[Any]:
         async def send(node: Node) -> list[Any]:
@@ -185,16 +185,10 @@ async def _routed(
         except MovedError as error:
             slots.moved(node, error)
             node, is_asking = slots.target(node, error), False
-            if pause_s is None:
-                raise
         except AskError as error:
-            if pause_s is None:
-                raise
             if send_asking is not None:
                 node, is_asking = slots.target(node, error), True
         except TryAgainError:
-            if pause_s is None:
-                raise
             node, is_asking = await slots.serving(slot), False
         except RedisConnectionError:
             successor = await slots.serving(slot) if slot is not None and not has_broken else node
@@ -203,7 +197,7 @@ async def _routed(
             node, is_asking, has_broken = successor, False, True
         if pause_s:
             await asyncio.sleep(pause_s)
-    raise AssertionError("the last attempt raises")
+    raise StillMoving("the slot is still moving")
 
 
 @asynccontextmanager

@@ -20,13 +20,14 @@ from redis.exceptions import (
     ReadOnlyError,
 )
 
-from hanmaru_redis.slots import NotACluster
+from hanmaru_redis.slots import NotACluster, StillMoving
 
 _MEANINGS: tuple[tuple[type[BaseException], str], ...] = (
     (AuthenticationError, "Redis refuses the user or the password"),
     (NoPermissionError, "Redis does not let this user run a command or see a key; give it the rules of docs/redis.md"),
     (AskError, "the server belongs to a Redis Cluster; write redis+cluster:// in the URL"),
     (NotACluster, "the server is no node of a Redis Cluster; write redis:// in the URL"),
+    (StillMoving, "a slot of the Redis Cluster is still moving"),
     (ClusterDownError, "the Redis Cluster does not serve all of its slots"),
     (ReadOnlyError, "the server is a replica; name the primary, or the sentinels by redis+sentinel://"),
     (OutOfMemoryError, "Redis has no memory left"),
@@ -58,5 +59,5 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return found

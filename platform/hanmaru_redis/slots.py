@@ -52,6 +52,10 @@ class NotACluster(RedisError):  # noqa: N818 - as in `errors`
     """The server that was named runs without a cluster."""
 
 
+class StillMoving(RedisConnectionError):  # noqa: N818
+    """A slot was redirected from node to node for longer than a call can wait."""
+
+
 class Node:
     """One server of the cluster."""
 

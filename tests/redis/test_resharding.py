@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from hanmaru_contracts import redis_keys
-from hanmaru_redis import Redis, WatchError
+from hanmaru_redis import UNREACHABLE, Redis, WatchError
+from hanmaru_redis.explaining import explain
 from hanmaru_redis.opening import Patience, open_redis
 from hanmaru_redis.slots import slot_of
 from hanmaru_testing.redis_topologies import HOST, Installation, Server, cluster, node_id, serving
@@ -53,6 +54,17 @@ class Move:
 
 def opened(installation: Installation, role: str) -> Redis:
     return open_redis(installation.access(role), "hanmaru-test", Patience(1.0, 1.0))
+
+
+def test_tenants_lie_on_several_nodes(installation: Installation) -> None:
+    """Else the tests below would show little."""
+    nodes: set[int] = set()
+    for tenant in TENANTS:
+        slot = slot_of(("GET", redis_keys.quota(tenant, "default")))
+        assert slot is not None
+        server: Server = serving(installation, slot)
+        nodes.add(server.port)
+    assert len(nodes) > 1
 
 
 async def test_everything_that_is_used_can_move(installation: Installation) -> None:
@@ -157,6 +169,61 @@ async def test_what_was_watched_is_looked_at_again_where_it_went(installation: I
         await operator.aclose()
 
 
+async def test_what_is_watched_while_its_slot_moves_is_looked_at_again(installation: Installation) -> None:
+    operator = opened(installation, "operator")
+    keys = (redis_keys.ROUTES, redis_keys.ROUTES_VERSION)
+    try:
+        await operator.delete(*keys)
+        await operator.hset(keys[0], "a", "1")
+        await operator.set(keys[1], "1")
+        move = Move(installation, keys[0])
+        move.begin()
+        move.carry(keys[0])
+        for watched in (keys[:1], keys):
+            async with operator.pipeline(transaction=True) as pipe:
+                with pytest.raises(WatchError) as caught:
+                    await pipe.watch(*watched)
+            assert "redis+cluster" not in explain(caught.value)
+        async with operator.pipeline(transaction=True) as pipe:
+            await pipe.watch(keys[1])
+            pipe.multi()  # type: ignore[no-untyped-call]
+            pipe.hset(keys[0], "a", "2")
+            with pytest.raises(WatchError):
+                await pipe.execute()
+        move.carry()
+        move.end()
+        assert await operator.get(keys[1]) == b"1"
+        async with operator.pipeline(transaction=True) as pipe:
+            await pipe.watch(*keys)
+            assert await pipe.hgetall(keys[0]) == {b"a": b"1"}
+    finally:
+        await operator.aclose()
+
+
+async def test_a_move_that_takes_too_long_is_what_is_told(installation: Installation) -> None:
+    gateway = opened(installation, "gateway")
+    here, there = redis_keys.quota(TENANTS[2], "here"), redis_keys.quota(TENANTS[2], "there")
+    both = "return redis.call('EXISTS', KEYS[1]) + redis.call('EXISTS', KEYS[2])"
+    try:
+        for key in (here, there):
+            await gateway.hset(key, "x", "1")
+        move = Move(installation, here)
+        move.begin()
+        move.carry(there)
+        async with gateway.pipeline(transaction=False) as together, gateway.pipeline(transaction=True) as at_once:
+            together.eval(both, 2, here, there)
+            at_once.hget(there, "x")
+            for call in (gateway.eval(both, 2, here, there), together.execute(), at_once.execute()):
+                with pytest.raises(UNREACHABLE) as caught:
+                    await call
+                assert explain(caught.value) == "a slot of the Redis Cluster is still moving"
+        move.carry()
+        move.end()
+        assert await gateway.eval(both, 2, here, there) == 2
+    finally:
+        await gateway.aclose()
+
+
 async def test_scripts_are_known_again_after_a_node_forgot_them(installation: Installation) -> None:
     async with world(installation) as made:
         await made.until_whole(20)
@@ -165,14 +232,3 @@ async def test_scripts_are_known_again_after_a_node_forgot_them(installation: In
         assert [await made.request(tenant) for tenant in TENANTS] == [True] * len(TENANTS)
         await made.until_settled(10)
         assert made.taking() == [REPLICA]
-
-
-def test_tenants_lie_on_several_nodes(installation: Installation) -> None:
-    """Else the tests above would show little."""
-    nodes: set[int] = set()
-    for tenant in TENANTS:
-        slot = slot_of(("GET", redis_keys.quota(tenant, "default")))
-        assert slot is not None
-        server: Server = serving(installation, slot)
-        nodes.add(server.port)
-    assert len(nodes) > 1
