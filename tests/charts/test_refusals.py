@@ -83,9 +83,7 @@ def test_wrong_values_are_refused_with_words(values: dict[str, Any], said: str) 
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "path", ["operator", "gateway", "gateway.ray.head", "gateway.ray.redis", "redis", "collector"]
-)
+@pytest.mark.parametrize("path", ["operator", "gateway", "gateway.ray.head", "gateway.ray.redis", "redis", "collector"])
 def test_every_component_is_asked_for_its_account_and_keeps_the_labels_that_find_its_pods(path: str) -> None:
     given: dict[str, Any] = {"serviceAccount": {"create": False}, "labels": {"app.kubernetes.io/part-of": "x"}}
     for name in reversed(path.split(".")):
