@@ -13,14 +13,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import redis
+from hanmaru_cluster.ports import free_port
 from hanmaru_contracts.redis_keys import ACL_RULES
-from hanmaru_redis.settings import RedisSettings
+from hanmaru_redis.settings import Access, RedisSettings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -139,7 +140,7 @@ class Installation:
             given["redis_sentinel_password_file"] = self._secret("sentinel.password", self.sentinel_password)
         return given
 
-    def access(self, role: str, **changes: Any) -> Any:
+    def access(self, role: str, **changes: Any) -> Access:
         """How that role gets in."""
         return RedisSettings(**self.settings(role) | changes).redis_access(lambda path, what: path.read_text())
 
@@ -274,8 +275,8 @@ _ADMIN = secrets.token_hex(8)
 
 
 def _server(folder: Path, passwords: dict[str, str], tls: TlsFiles | None, *more: str) -> Server:
-    own_port = free_port()
-    port = free_port() if tls else own_port
+    own_port = _free_port()
+    port = _free_port() if tls else own_port
     users = [f"user {role} on >{password} {' '.join(ACL_RULES[role])}" for role, password in passwords.items()]
     lines = [
         f"bind {HOST}",
@@ -314,8 +315,8 @@ def _node(folder: Path, passwords: dict[str, str], tls: TlsFiles | None) -> Serv
 def _sentinel(
     folder: Path, primary_port: int, password: str, own_password: str, quorum: int, tls: TlsFiles | None
 ) -> Server:
-    own_port = free_port()
-    port = free_port() if tls else own_port
+    own_port = _free_port()
+    port = _free_port() if tls else own_port
     lines = [
         f"bind {HOST}",
         f"port {own_port}",
@@ -345,16 +346,10 @@ def _passwords() -> dict[str, str]:
     return {role: secrets.token_hex(8) for role in ACL_RULES}
 
 
-def free_port() -> int:
-    """One whose cluster bus port (10000 above) exists too."""
+def _free_port() -> int:
+    """One whose cluster bus port (10000 above) is free too."""
     while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-        if port < 55000:
-            with socket.socket() as bus:
-                try:
-                    bus.bind((HOST, port + 10000))
-                except OSError:
-                    continue
+        port = free_port()
+        with socket.socket() as bus, suppress(OSError):
+            bus.bind((HOST, port + 10000))
             return port
