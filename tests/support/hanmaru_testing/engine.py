@@ -56,6 +56,13 @@ class Engine:
         """The answer of the engine's native `/generate`: an object, or a list for a batch."""
         return _post(f"{self.url}/generate", body, deadline_s)
 
+    def post(self, path: str, body: Mapping[str, Any]) -> None:
+        """A command such as `/flush_cache`; its answer is not looked at, an error is raised."""
+        request = urllib.request.Request(
+            f"{self.url}{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request, timeout=30).close()
+
     def get(self, path: str) -> str:
         """Body of a GET, for `/metrics`, `/server_info` and the like."""
         with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:

@@ -17,6 +17,8 @@ import torch
 TIE_LOGITS = 1e-4
 """Two best logits closer than this may be chosen in either order."""
 
+_FEW_TOKENS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -52,19 +54,24 @@ class Reference:
             warnings.simplefilter("ignore")
             self._model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         self._model.eval()
+        self._continued: dict[tuple[tuple[int, ...], int], torch.Tensor] = {}
 
     @property
     def vocabulary(self) -> int:
         """Token ids are below this."""
         return int(self._model.config.vocab_size)
 
-    def logits(self, tokens: Sequence[int], *, sliding_window: int | None = None) -> torch.Tensor:
-        """float32 [tokens, vocabulary], with the model's own window or, as a counter-example, another."""
+    def logits(self, tokens: Sequence[int], *, sliding_window: int | None = None, last: int = 0) -> torch.Tensor:
+        """float32 [tokens, vocabulary], with the model's own window or, as a counter-example, another.
+
+        `last` asks for those of the last tokens alone; 0 for all.
+        """
         own = self._model.config.sliding_window
         self._model.config.sliding_window = sliding_window or own
+        row = torch.tensor([list(tokens)])
         try:
             with torch.inference_mode():
-                found: torch.Tensor = self._model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+                found: torch.Tensor = self._model(row, use_cache=False, logits_to_keep=last).logits[0]
         finally:
             self._model.config.sliding_window = own
         return found.float()
@@ -86,20 +93,18 @@ class Reference:
         """Compare an answer of `/generate` made greedily with `return_logprob`."""
         chosen = list(answer["output_ids"])
         tokens = [*prompt, *chosen]
-        logits = self.logits(tokens)
-        own = torch.log_softmax(logits, -1)
         meta = answer["meta_info"]
         # The engine has nothing to say of the first token it was asked about.
         told = [entry[0] for entry in meta.get("input_token_logprobs") or []][1:]
         start = len(prompt) - len(told)
-        prompt_errors = [
-            abs(value - float(own[position - 1, tokens[position]])) for position, value in enumerate(told, start)
-        ]
+        logits = self._deciding(tokens, len(tokens) - start)
+        own = torch.log_softmax(logits, -1)
+        prompt_errors = [abs(value - float(own[row, tokens[start + row]])) for row, value in enumerate(told)]
         output_errors = [
-            abs(entry[0] - float(own[position - 1, tokens[position]]))
-            for position, entry in enumerate(meta["output_token_logprobs"], len(prompt))
+            abs(entry[0] - float(own[row, tokens[start + row]]))
+            for row, entry in enumerate(meta["output_token_logprobs"], len(told))
         ]
-        best = logits[len(prompt) - 1 : -1].topk(2, dim=-1)
+        best = logits[len(told) :].topk(2, dim=-1)
         is_other = best.indices[:, 0] != torch.tensor(chosen)
         is_tie = (best.values[:, 0] - best.values[:, 1]) < TIE_LOGITS
         return Agreement(
@@ -108,3 +113,13 @@ class Reference:
             divergences=int(is_other.sum()),
             ties=int((is_other & is_tie).sum()),
         )
+
+    def _deciding(self, tokens: Sequence[int], count: int) -> torch.Tensor:
+        """Logits that decided the last `count` tokens; those of an answer alone are kept for its next time."""
+        key = (tuple(tokens), count)
+        found = self._continued.get(key)
+        if found is None:
+            found = self.logits(tokens, last=count + 1)[:-1]
+            if count <= _FEW_TOKENS:
+                self._continued[key] = found
+        return found

@@ -1,6 +1,6 @@
 """Two ranks over gloo, each with half of the experts: idle ones sleep, they answer as one would, and say who worked.
 
-Pages of 16 tokens, unlike `test_engine.py`.
+Pages of 16 tokens, unlike `test_engine_matrix.py`.
 """
 
 from __future__ import annotations
