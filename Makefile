@@ -98,6 +98,13 @@ bench-gateway: setup ## Measure our gateway against LiteLLM and SMG, interleaved
 bench-operator: setup control-plane ## Measure planning and reconciling with 1,000 deployments; one JSON line last
 	@PYTHONPATH=tests/support:tests/cluster $(RUN) python bench/operator/run.py $(ARGS)
 
+.PHONY: bench-engine test-engine-full
+bench-engine: setup ## Measure KV bytes, MTP, batching and prefix hits of the CPU engine; one JSON line last
+	@PYTHONPATH=tests/support:checkpoints/training $(RUN) python bench/engine/run.py $(ARGS)
+
+test-engine-full: setup ## All 32 settings of the engine x 200 prompts against transformers (resumes)
+	@PYTHONPATH=tests/support $(RUN) python -m hanmaru_testing.engine_full $(ARGS)
+
 # No `setup`: the first needs nothing but torch and transformers, the second runs in the image that has SGLang for CUDA.
 .PHONY: bench-engine-gpu-ops bench-engine-gpu
 GPU_PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
