@@ -206,6 +206,38 @@ def test_a_prefix_ends_where_its_window_was_stored(make: Make) -> None:
     assert found.extra_pool_hit_pages == {"kv": PAGES, "swa": 7}
 
 
+def test_a_drafts_pools_go_with_the_targets(make: Make) -> None:
+    from sglang.srt.mem_cache.hicache_storage import PoolHitPolicy, PoolName, PoolTransfer
+
+    first, second = make(), make(seed=99)
+    for rank, seed in ((first, 7), (second, 77)):
+        for number, name in enumerate((PoolName.DRAFT, PoolName.DRAFT_SWA)):
+            rank.pools[name] = host_pool(1, seed + number)
+            rank.storage.register_mem_host_pool_v2(rank.pools[name], name)
+
+    def whole(keys: list[str] | None) -> Any:
+        return PoolTransfer(PoolName.DRAFT, indices(PAGES), keys=keys, indices_from_pool=PoolName.KV)
+
+    def trailing(keys: list[str]) -> Any:
+        policy = PoolHitPolicy.TRAILING_PAGES
+        return PoolTransfer(PoolName.DRAFT_SWA, indices(len(keys)), keys=keys, hit_policy=policy)
+
+    first.write()
+    asked = [window(), whole(None), trailing(["__placeholder__"] * WINDOW_PAGES)]
+    assert serve("salt", lambda: second.storage.batch_exists_v2(HASHES, asked, info())).kv_hit_pages == 0
+    drafts = [whole(HASHES), trailing(HASHES[-WINDOW_PAGES:])]
+    serve("salt", lambda: first.storage.batch_set_v2(drafts, info()), hashes=HASHES)
+    found = serve("salt", lambda: second.storage.batch_exists_v2(HASHES, asked, info()))
+    assert found.restorable_prefix_pages == [PAGES]
+    assert serve("salt", lambda: second.storage.batch_get_v2(drafts, info())) == {
+        "draft": [True] * PAGES,
+        "draft_swa": [True] * WINDOW_PAGES,
+    }
+    for name, count in ((PoolName.DRAFT, PAGES), (PoolName.DRAFT_SWA, WINDOW_PAGES)):
+        for number in range(count):
+            assert torch.equal(first.page(name, number).view(torch.uint8), second.page(name, number).view(torch.uint8))
+
+
 OTHERS: dict[str, dict[str, Any]] = {
     "rank": {"rank": 1, "ranks": 2},
     "number of ranks": {"ranks": 2},
