@@ -197,6 +197,7 @@ async def _routed(
             node, is_asking, has_broken = successor, False, True
         if pause_s:
             await asyncio.sleep(pause_s)
+            node = slots.node(node.host)  # one that left may have been forgotten meanwhile
     raise StillMoving("the slot is still moving")
 
 

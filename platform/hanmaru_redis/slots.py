@@ -7,6 +7,7 @@ that did not answer the others are asked for the map anew. Leaves out what is se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -191,12 +192,16 @@ class Slots:
         self._is_current, self._failed = True, None
 
     async def _drop_idle(self) -> None:
-        """Close the idle connections of nodes that left."""
-        for node in [node for host, node in self._nodes.items() if host not in self._known + self._seeds]:
-            try:
-                await node.redis.connection_pool.disconnect(inuse_connections=False)
-            except (RedisError, OSError):
+        """Close the idle connections of nodes that left, and forget those of which no other is left."""
+        for host, node in list(self._nodes.items()):
+            if host in self._known + self._seeds:
                 continue
+            pool = node.redis.connection_pool
+            with contextlib.suppress(RedisError, OSError):
+                await pool.disconnect(inuse_connections=False)
+            _, (num_used, _) = pool.get_connection_count()
+            if not num_used:
+                self._nodes.pop(host, None)
 
 
 def _host(server: object, asked: Host) -> Host:
