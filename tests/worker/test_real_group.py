@@ -1,4 +1,4 @@
-"""Two ranks of one engine on one machine, each under its own supervisor, with SGLang itself over gloo."""
+"""Two ranks of one engine, each with half of the experts and its own supervisor, with SGLang itself over gloo."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def started(folder: Path, checkpoint: Path, redis_url: str) -> Iterator[tuple[Wo
         checkpoint=str(checkpoint),
         dtype="float32",
         context_tokens=4096,
-        parallelism=Parallelism(tensor=2),
+        parallelism=Parallelism(tensor=2, expert=2),
         kv_cache=KvCache(page_size=16, max_total_tokens=16384),
         http_port=first,
         supervisor_port=first + 2,
@@ -78,6 +78,9 @@ def test_a_group_serves_idles_and_ends_with_its_rank_0(tmp_path: Path, checkpoin
             assert client.zcard(redis_keys.workers(MODEL.id)) == 1
         body = {"input_ids": [5] * 200, "sampling_params": {"max_new_tokens": 16, "ignore_eos": True}}
         assert leader.get(f"{leader.engine_url}/generate", key=leader.engine_key, body=body)[0] == 200
+        status, page = leader.get(f"{leader.supervisor_url}/metrics")
+        assert status == 200
+        assert b"sglang:eplb_balancedness_count" in page, "rank 0 says how evenly the ranks' experts are used"
 
         shares = idle_shares((leader, follower), IDLE_SHARE)
         assert max(shares) <= IDLE_SHARE, shares
