@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -22,7 +21,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
@@ -120,13 +118,7 @@ def _serve(settings: Settings, replicas: int) -> int:
     from hanmaru_gateway.deployment import APPLICATION, gateway_application
 
     stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    # After ray.init, which installs handlers of its own.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    head.stop_on_signals(stop)  # after ray.init, which installs handlers of its own
     serve.start(proxy_location="Disabled", logging_config=LoggingConfig(log_level="WARNING"))
     try:
         serve.run(gateway_application(settings, replicas), name=APPLICATION, route_prefix=None)
