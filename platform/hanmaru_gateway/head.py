@@ -38,8 +38,6 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     environment = ray_environment(os.environ)
     environment.setdefault(ray_start.ENV_STORAGE_NAMESPACE, f"hanmaru-ray-{version('ray')}")
-    if environment.get("RAY_AUTH_MODE") == "token" and "RAY_AUTH_TOKEN_PATH" not in environment:
-        raise HanmaruError(ErrorCode.CONFIGURATION, "RAY_AUTH_TOKEN_PATH is not set; name the file of Ray's token")
     stop = threading.Event()
     stop_on_signals(stop)
     wanted = ray_start.RayNode(options.ray_folder, options.address, options.ray_port)
@@ -66,19 +64,22 @@ def _run(wanted: ray_start.RayNode, environment: Mapping[str, str], stop: thread
         address = f"{wanted.address}:{wanted.first_port}"
         deploying = subprocess.Popen([sys.executable, "-m", "hanmaru_gateway.deploy", address], env=environment)
         try:
-            return _wait_for_both(ray, deploying, stop)
+            return wait_for_both(ray, deploying, stop)
         finally:
             deploying.kill()
             deploying.wait()
 
 
-def _wait_for_both(ray: subprocess.Popen[bytes], deploying: subprocess.Popen[bytes], stop: threading.Event) -> int:
+def wait_for_both(ray: subprocess.Popen[bytes], deploying: subprocess.Popen[bytes], stop: threading.Event) -> int:
+    """Until a signal (0), or until either has failed (1): the gateway was not deployed, or Ray has ended."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while deploying.poll() is None and ray.poll() is None:
         if stop.wait(_LOOK_INTERVAL_S):
             return 0
         if time.monotonic() > deadline:
             break
+    if _has_ended(ray):
+        return 1
     if deploying.poll() != 0:
         log_event(log, logging.ERROR, "gateway.not_deployed", exit_status=deploying.returncode)
         return 1
@@ -89,15 +90,27 @@ def _wait_for_both(ray: subprocess.Popen[bytes], deploying: subprocess.Popen[byt
 def wait(ray: subprocess.Popen[bytes], stop: threading.Event) -> int:
     """Until a signal (0), or until Ray has ended by itself (1)."""
     while not stop.wait(_LOOK_INTERVAL_S):
-        if ray.poll() is not None:
-            log_event(log, logging.ERROR, "ray.ended", exit_status=ray.returncode)
+        if _has_ended(ray):
             return 1
     return 0
 
 
+def _has_ended(ray: subprocess.Popen[bytes]) -> bool:
+    if ray.poll() is None:
+        return False
+    log_event(log, logging.ERROR, "ray.ended", exit_status=ray.returncode)
+    return True
+
+
 def ray_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What Ray's processes of a cluster inherit: ours, and what Ray would otherwise choose wrongly."""
-    return {**ray_start.CLUSTER_DEFAULTS, **environment}
+    """What Ray's processes of a cluster inherit: ours, and what Ray would otherwise choose wrongly.
+
+    Raises HanmaruError (CONFIGURATION) without Ray's token.
+    """
+    inherited = {**ray_start.CLUSTER_DEFAULTS, **environment}
+    if inherited["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in inherited:
+        raise HanmaruError(ErrorCode.CONFIGURATION, "RAY_AUTH_TOKEN_PATH is not set; name the file of Ray's token")
+    return inherited
 
 
 def stop_on_signals(stop: threading.Event) -> None:

@@ -33,12 +33,11 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     settings = read_settings(os.environ, {})
     require_files(settings)
+    environment = {**head.ray_environment(os.environ), ENV_LEAVE_SOCKET: str(options.ray_folder / "leave")}
     stop = threading.Event()
     head.stop_on_signals(stop)
     if not _head_answers(options.head, stop):
         return 0
-    door = options.ray_folder / "leave"
-    environment = {**head.ray_environment(os.environ), ENV_LEAVE_SOCKET: str(door)}
     wanted = ray_start.RayNode(
         options.ray_folder, options.address, options.ray_port, options.head, {ray_start.NODE_RESOURCE: 1}
     )

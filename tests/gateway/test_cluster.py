@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -154,21 +154,30 @@ async def test_heads_come_and_go_and_nodes_are_replaced_without_a_failed_request
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("role", ["head", "node"])
-def test_wrong_settings_are_said_before_anything_joins(tmp_path: Path, role: str) -> None:
-    argv = ["head"] if role == "head" else ["node", "--head", "127.0.0.2:1"]
+@pytest.mark.parametrize(
+    ("role", "secret", "said"),
+    [
+        (("head",), "secret", "RAY_AUTH_TOKEN_PATH"),
+        (("node", "--head", "127.0.0.2:1"), "secret", "RAY_AUTH_TOKEN_PATH"),
+        (("node", "--head", "127.0.0.2:1"), "nothing-here", "nothing-here"),
+    ],
+)
+def test_wrong_settings_are_said_before_anything_joins(
+    tmp_path: Path, role: Sequence[str], secret: str, said: str
+) -> None:
+    (tmp_path / "secret").write_text("s" * 64)
     ended = subprocess.run(
-        [sys.executable, "-m", "hanmaru_gateway.launch", *argv, "--ray-folder", str(tmp_path / "ray")],
-        env={"PATH": "/usr/bin", names.ENV_PLATFORM_SECRET_FILE: str(tmp_path / "nothing-here")},
+        [sys.executable, "-m", "hanmaru_gateway.launch", *role, "--ray-folder", str(tmp_path / "ray")],
+        env={"PATH": "/usr/bin", names.ENV_PLATFORM_SECRET_FILE: str(tmp_path / secret)},
         capture_output=True,
         text=True,
         timeout=50,
         check=False,
     )
     assert ended.returncode == 2
-    said = json.loads(ended.stderr.splitlines()[-1])
-    assert said["event"] == "gateway.cannot_start"
-    assert ("RAY_AUTH_TOKEN_PATH" if role == "head" else "nothing-here") in said["problem"]
+    event = json.loads(ended.stderr.splitlines()[-1])
+    assert event["event"] == "gateway.cannot_start"
+    assert said in event["problem"]
     assert not (tmp_path / "ray").exists()
 
 
