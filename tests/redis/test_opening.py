@@ -16,12 +16,23 @@ from hanmaru_gateway.settings import Settings
 from hanmaru_redis import UNREACHABLE, RedisError
 from hanmaru_redis.explaining import explain
 from hanmaru_redis.opening import Patience, open_redis
+from hanmaru_redis.slots import slot_of
 from hanmaru_testing.certificates import TlsFiles, tls_files
-from hanmaru_testing.redis_topologies import HOST, Installation, cluster, sentinel, single
+from hanmaru_testing.redis_topologies import HOST, Installation, cluster, sentinel, serving, single
 from hanmaru_testing.redis_world import REPLICA, TENANTS, world
 
 pytestmark = pytest.mark.timeout(90)
 KINDS = {"single": single, "sentinel": sentinel, "cluster": cluster}
+EVERY = [(kind, has_tls) for kind in KINDS for has_tls in (False, True)]
+
+
+def name_of(how: tuple[str, bool]) -> str:
+    return f"{how[0]}-{'tls' if how[1] else 'plain'}"
+
+
+def only(chosen: list[tuple[str, bool]]) -> pytest.MarkDecorator:
+    """The test is for these installations."""
+    return pytest.mark.parametrize("installation", chosen, indirect=True, ids=name_of)
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
     return tls_files(tmp_path_factory.mktemp("tls"), HOST)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(kind, has_tls) for kind in KINDS for has_tls in (False, True)],
-    ids=lambda how: f"{how[0]}-{'tls' if how[1] else 'plain'}",
-)
+@pytest.fixture(scope="module", params=EVERY, ids=name_of)
 def installation(
     request: pytest.FixtureRequest, files: TlsFiles, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
@@ -98,9 +105,8 @@ async def test_a_wrong_password_is_said(installation: Installation, tmp_path: Pa
     assert said == "Redis refuses the user or the password"
 
 
+@only([how for how in EVERY if how[1]])
 async def test_certificates_are_checked(installation: Installation, tmp_path: Path) -> None:
-    if installation.tls is None:
-        pytest.skip("has no TLS")
     stranger = tls_files(tmp_path, HOST)
     assert await problem(installation) == ""
     assert "certificate is not accepted" in await problem(installation, redis_ca_file=stranger.ca)
@@ -116,16 +122,17 @@ async def test_a_certificate_for_another_name_is_accepted_under_that_name(tmp_pa
         assert await problem(installation, redis_server_name="redis.example.com") == ""
 
 
-async def test_a_url_of_the_wrong_kind_is_said(installation: Installation) -> None:
-    """A cluster's node taken for a server, and a server for a cluster's node."""
-    scheme, _, rest = installation.url.partition("://")
-    if "sentinel" in scheme:
-        pytest.skip("sentinels are neither")
-    as_cluster = "+cluster" not in scheme
-    host = rest.partition("/")[0].partition(",")[0]
-    url = f"{scheme}+cluster://{host}" if as_cluster else f"{scheme.partition('+')[0]}://{host}"
-    said = await problem(installation, redis_url=url)
-    if as_cluster:
-        assert said == "the server is no node of a Redis Cluster; write redis:// in the URL"
-    else:  # the node that serves the slot answers even so
-        assert said in ("", "the server belongs to a Redis Cluster; write redis+cluster:// in the URL")
+@only([how for how in EVERY if how[0] == "single"])
+async def test_a_server_taken_for_a_clusters_node_is_said(installation: Installation) -> None:
+    said = await problem(installation, redis_url=installation.url.replace("://", "+cluster://"))
+    assert said == "the server is no node of a Redis Cluster; write redis:// in the URL"
+
+
+@only([how for how in EVERY if how[0] == "cluster"])
+async def test_a_clusters_node_taken_for_a_server_is_said(installation: Installation) -> None:
+    slot = slot_of(("GET", redis_keys.TENANTS_VERSION))
+    assert slot is not None
+    other = next(node for node in installation.servers if node is not serving(installation, slot))
+    scheme = installation.url.partition("+")[0]
+    said = await problem(installation, redis_url=f"{scheme}://{HOST}:{other.port}")
+    assert said == "the server belongs to a Redis Cluster; write redis+cluster:// in the URL"
