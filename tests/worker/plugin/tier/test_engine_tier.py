@@ -43,6 +43,7 @@ FLAGS = ["--dtype", "float32", "--skip-tokenizer-init", "--sleep-on-idle", "--en
 FLAGS += ["--max-running-requests", "8", "--chunked-prefill-size", "512", "--page-size", str(PAGE_TOKENS)]
 FLAGS += ["--max-total-tokens", "5120", "--swa-full-tokens-ratio", "0.4"]
 STORED_DEADLINE_S = 20.0
+HOT_PREFIX_TOKENS, HOT_TAIL_TOKENS = 1000, 150
 
 Pages = dict[str, list[bytes]]
 
@@ -95,7 +96,21 @@ def start(checkpoint: Path, server: RedisServer, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def stored(start: Callable[[str], Any], server: RedisServer, prompts: dict[str, list[int]]) -> Pages:
+def hot(reference: Reference) -> list[list[int]]:
+    """Prompts that begin alike and end differently."""
+    source = random.Random(29)
+
+    def some(count: int) -> list[int]:
+        return [source.randrange(64, reference.vocabulary) for _ in range(count)]
+
+    prefix = some(HOT_PREFIX_TOKENS)
+    return [prefix + some(HOT_TAIL_TOKENS) for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def stored(
+    start: Callable[[str], Any], server: RedisServer, prompts: dict[str, list[int]], hot: list[list[int]]
+) -> Pages:
     """What the first engine has left in Redis, by prompt."""
     pages: Pages = {}
     with start("first") as engine, server.client() as admin:
@@ -103,6 +118,11 @@ def stored(start: Callable[[str], Any], server: RedisServer, prompts: dict[str, 
             before = set(admin.scan_iter("hm:{tier:*}:page:*", count=10_000))
             ask(engine, prompt, what)
             pages[what] = sorted(until_stored(admin, before, len(prompt) // PAGE_TOKENS))
+        before = set(admin.scan_iter("hm:{tier:*}:page:*", count=10_000))
+        for number in range(2):
+            ask(engine, hot[number], "hot")
+        own = HOT_TAIL_TOKENS // PAGE_TOKENS - 1
+        until_stored(admin, before, HOT_PREFIX_TOKENS // PAGE_TOKENS + 2 * own)
     return pages
 
 
@@ -130,6 +150,14 @@ def test_what_one_engine_computed_another_finds_and_answers_the_same(
     whole_pages = (len(prompts[what]) - 1) // PAGE_TOKENS * PAGE_TOKENS
     assert answer["meta_info"]["cached_tokens_details"]["storage"] == whole_pages
     assert_right(answer, prompts[what], reference)
+
+
+def test_a_prefix_that_two_prompts_shared_is_there_for_a_third(
+    second: Engine, hot: list[list[int]], reference: Reference
+) -> None:
+    answer = ask(second, hot[2], "hot")
+    assert answer["meta_info"]["cached_tokens_details"]["storage"] == HOT_PREFIX_TOKENS // PAGE_TOKENS * PAGE_TOKENS
+    assert_right(answer, hot[2], reference)
 
 
 def test_another_domain_finds_nothing_of_it(
