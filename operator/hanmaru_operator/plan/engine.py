@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hanmaru_contracts.crd.v1alpha1.model_deployment import Serving, SpeculativeType
+from hanmaru_contracts.crd.v1alpha1.model_deployment import KvCacheTier, Serving, SpeculativeType
 from hanmaru_contracts.wire.engine_spec import EngineType, Parallelism
 
 from hanmaru_operator.plan.engine_pool import EnginePool
@@ -179,6 +179,8 @@ def _settle(facts: ModelFacts, pool: EnginePool, serving: Serving) -> _Settled |
     if refusals or isinstance(typed, Refusal) or isinstance(context, Refusal) or isinstance(drafts, Refusal):
         return Refused(pool.name, tuple(refusals))
     hybrid = _settle_hybrid(facts, pool, notes)
+    if serving.kv_cache.tier is not None:
+        notes.append(_tier_note(pool, serving.kv_cache.tier))
     request = Request(
         context_tokens=context,
         page_size=min(serving.kv_cache.page_size or DEFAULT_PAGE_SIZE, context),
@@ -266,6 +268,15 @@ def _settle_hybrid(facts: ModelFacts, pool: EnginePool, notes: list[str]) -> boo
             f" 0.5.23 itself knows one window"
         )
     return True
+
+
+def _tier_note(pool: EnginePool, tier: KvCacheTier) -> str:
+    if pool.engine is not EngineType.SGLANG:
+        return (
+            f"without a shared cache (kvCache.tier): pool {pool.name} runs {pool.engine.value}, and only SGLang has one"
+        )
+    whose = "of what the pool gives a rank" if pool.is_cpu else "of the node's memory a rank, which is not planned for"
+    return f"a shared cache takes {tier.host_gigabytes} GB {whose}"
 
 
 def _choose(settled: _Settled, pool: EnginePool, serving: Serving) -> tuple[Fit, tuple[Alternative, ...]] | Refused:

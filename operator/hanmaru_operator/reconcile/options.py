@@ -178,9 +178,16 @@ def _shape(
             global_tokens=planned.global_tokens,
             sliding_tokens=planned.sliding_tokens,
             weight_bytes=planned.weight_bytes,
-            message="; ".join(planned.notes)[:1024],
+            message="; ".join((*planned.notes, *_missing(written, settings)))[:1024],
         ),
     )
+
+
+def _missing(written: Written, settings: RenderSettings) -> tuple[str, ...]:
+    """What was asked for and the installation has not."""
+    if written.serving.kv_cache.tier is None or settings.tier is not None:
+        return ()
+    return ("without a shared cache (kvCache.tier): this installation has no Redis for it (sharedCache of the chart)",)
 
 
 def _option(entry: DeploymentPool, pool: AcceleratorPoolSpec, bundle: Bundle, refusal: str) -> PoolOption:

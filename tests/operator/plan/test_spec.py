@@ -85,8 +85,10 @@ def test_a_shared_cache_takes_its_memory_from_a_machine_that_computes_in_it() ->
     _, shared = spec_of("tiny", cpu, kvCache={"tier": {"hostGigabytes": 8}})
     assert alone.device_bytes - shared.device_bytes == 8 * 10**9
     assert shared.kv_bytes_per_rank <= alone.kv_bytes_per_rank
+    assert "a shared cache takes 8 GB of what the pool gives a rank" in shared.notes
     _, device = spec_of("k-exaone", engine_pool(), kvCache={"tier": {"hostGigabytes": 8}})
     assert device.device_bytes == spec_of("k-exaone", engine_pool())[1].device_bytes
+    assert [note for note in device.notes if "node's memory" in note]
 
 
 def test_an_engine_registers_only_features_it_has() -> None:

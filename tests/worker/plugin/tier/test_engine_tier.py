@@ -15,13 +15,10 @@ from typing import Any
 import pytest
 import redis
 import torch
-from hanmaru_contracts import names
-from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
-from hanmaru_contracts.wire.engine_spec import EngineSpec, SharedCache
 from hanmaru_testing.engine import Engine, running_engine
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.reference import Reference
-from hanmaru_worker.argv import shared_cache_flags
+from hanmaru_testing.shared_cache import TIER_KEY, tier_environment, tier_flags
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -71,27 +68,9 @@ def prompts(reference: Reference) -> dict[str, list[int]]:
 @pytest.fixture(scope="module")
 def start(checkpoint: Path, server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     folder = tmp_path_factory.mktemp("tier")
-    secrets = {"key": "5a" * 32, "password": server.passwords["tier"]}
-    for name, text in secrets.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o600)
-    environment = {
-        names.ENV_TIER_KEY_FILE: str(folder / "key"),
-        names.tier_variable(names.ENV_REDIS_URL): server.url,
-        names.tier_variable(names.ENV_REDIS_USER): "tier",
-        names.tier_variable(names.ENV_REDIS_PASSWORD_FILE): str(folder / "password"),
-    }
-    spec = EngineSpec(
-        model=ModelRef(namespace="default", name="tiny"),
-        route="tiny",
-        checkpoint=str(checkpoint),
-        dtype="float32",
-        context_tokens=4096,
-        # The machine of a test may be slow: the wait is longer than anybody's should be.
-        shared_cache=SharedCache(host_gb=1, min_prefix_tokens=64, wait_s=5.0),
-    )
-    flags = [*FLAGS, *shared_cache_flags(spec)]
-    assert not any(secret in " ".join(flags) for secret in secrets.values())
+    environment = tier_environment(folder, server)
+    flags = [*FLAGS, *tier_flags(checkpoint)]
+    assert not any(secret in " ".join(flags) for secret in (TIER_KEY, server.passwords["tier"]))
     return lambda name: running_engine(checkpoint, flags, log_path=folder / f"{name}.log", environment=environment)
 
 
@@ -189,7 +168,7 @@ def test_the_tier_counts_itself_on_the_engines_page(second: Engine) -> None:
 def test_nothing_of_prompts_or_secrets_reaches_the_log(second: Engine, server: RedisServer) -> None:
     log = second.log()
     assert server.passwords["tier"] not in log
-    assert "5a" * 32 not in log
+    assert TIER_KEY not in log
 
 
 def test_without_redis_the_answer_is_the_same_and_comes_in_time(

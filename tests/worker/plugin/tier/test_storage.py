@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from hanmaru_contracts import names
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_testing.redis_server import RedisServer
+from hanmaru_testing.shared_cache import TIER_KEY, tier_environment
 
 pytestmark = [pytest.mark.usefixtures("plugin_loaded"), pytest.mark.timeout(180)]
 
@@ -148,16 +148,8 @@ def make(
     monkeypatch.setattr(storage, "Meters", lambda: Meters(CollectorRegistry()))
     made: list[Rank] = []
 
-    def one(*, rank: int = 0, ranks: int = 1, key: str = "5a" * 32, seed: int = 1, **told: Any) -> Rank:
-        for name, text in {"key": key, "password": empty.passwords["tier"]}.items():
-            (tmp_path / name).write_text(text)
-            (tmp_path / name).chmod(0o600)
-        for variable, value in {
-            names.ENV_TIER_KEY_FILE: str(tmp_path / "key"),
-            names.tier_variable(names.ENV_REDIS_URL): empty.url,
-            names.tier_variable(names.ENV_REDIS_USER): "tier",
-            names.tier_variable(names.ENV_REDIS_PASSWORD_FILE): str(tmp_path / "password"),
-        }.items():
+    def one(*, rank: int = 0, ranks: int = 1, key: str = TIER_KEY, seed: int = 1, **told: Any) -> Rank:
+        for variable, value in tier_environment(tmp_path, empty, key).items():
             monkeypatch.setenv(variable, value)
         extra = {"model": "default/k", "checkpoint": str(checkpoint), "variant": "a", "max_bytes": 2**30, "life_s": 60}
         config = HiCacheStorageConfig(
@@ -330,4 +322,4 @@ def test_a_tier_that_can_never_work_is_told_at_the_start(
     told, said = WRONG[what]
     with caplog.at_level(logging.INFO), pytest.raises(HanmaruError, match=said):
         make(**told)
-    assert "5a" * 32 not in caplog.text
+    assert TIER_KEY not in caplog.text
