@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,11 +19,13 @@ import aiohttp
 import msgspec
 import pytest
 import redis
+from hanmaru_cluster.ports import free_port
 from hanmaru_contracts import keys, names
 from hanmaru_testing.fleet import renewing, worker
 from hanmaru_testing.gateway import eventually, tenant
 from hanmaru_testing.gateway_cluster import Traffic, gateway_cluster, traffic
-from hanmaru_testing.redis_server import RedisServer, redis_server_path
+from hanmaru_testing.redis_server import RedisServer, user_line
+from hanmaru_testing.redis_topologies import HOST, Server
 from hanmaru_testing.scripted_engine_sse import scripted_engine
 from redis.asyncio import Redis
 
@@ -43,30 +44,18 @@ def short() -> Iterator[Path]:
 
 
 @contextmanager
-def redis_of_ray(folder: Path) -> Iterator[int]:
-    """A Redis with the one user that the chart gives Ray's head. Its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "gcs-password").write_text("pass-of-the-gcs")
-    lines = [
-        f"port {port}",
-        "bind 127.0.0.1",
-        'save ""',
-        "user default off",
-        f"user ray on >pass-of-the-gcs {GCS_RULES}",
-    ]
-    server = subprocess.Popen(
-        [redis_server_path(), "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    assert server.stdin is not None
-    server.stdin.write("\n".join(lines).encode())
-    server.stdin.close()
+def redis_of_ray(folder: Path) -> Iterator[Server]:
+    """A Redis with the one user that the chart gives Ray's head."""
+    port = free_port()
+    user, password = "ray", "pass-of-the-gcs"
+    (folder / "gcs-password").write_text(password)
+    lines = [f"port {port}", f"bind {HOST}", 'save ""', "user default off", user_line(user, password, [GCS_RULES])]
+    server = Server(folder / "gcs", lines, port, port, password=password, user=user)
     try:
-        yield port
+        server.start()
+        yield server
     finally:
-        server.kill()
-        server.wait()
+        server.end()
 
 
 async def watched(seen: Traffic, what: str) -> None:
@@ -83,7 +72,7 @@ async def test_heads_come_and_go_and_nodes_are_replaced_without_a_failed_request
     secret, key = b"s" * 64, keys.new_api_key()
     (tmp_path / "secret").write_bytes(secret)
     (tmp_path / "tenants.json").write_text(json.dumps({"tenants": [tenant("acme", key, ["local/tiny"])]}))
-    with RedisServer(acl=True) as server, redis_of_ray(tmp_path) as gcs_port:
+    with RedisServer(acl=True) as server, redis_of_ray(tmp_path) as gcs:
         (tmp_path / "password").write_text(server.passwords["gateway"])
         node = {
             names.ENV_REDIS_URL: server.url,
@@ -94,7 +83,7 @@ async def test_heads_come_and_go_and_nodes_are_replaced_without_a_failed_request
             "HANMARU_GATEWAY_LEAVE_DELAY_S": "2",
         }
         head = {
-            "RAY_REDIS_ADDRESS": f"redis://127.0.0.1:{gcs_port}",
+            "RAY_REDIS_ADDRESS": f"redis://{HOST}:{gcs.port}",
             "HANMARU_RAY_REDIS_USER": "ray",
             "HANMARU_RAY_REDIS_PASSWORD_FILE": str(tmp_path / "gcs-password"),
         }
@@ -182,17 +171,8 @@ def test_wrong_settings_are_said_before_anything_joins(
 
 
 def test_rays_redis_lets_its_one_user_touch_nothing_else(tmp_path: Path) -> None:
-    with redis_of_ray(tmp_path) as port:
-        client = redis.Redis(port=port, username="ray", password="pass-of-the-gcs", socket_timeout=5)
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                client.set("RAYx", "1")
-                break
-            except redis.ConnectionError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+    with redis_of_ray(tmp_path) as server:
+        server.ask("SET", "RAYx", "1")
         for forbidden in (["SET", "hm:x", "1"], ["CONFIG", "GET", "*"], ["FLUSHALL"], ["ACL", "LIST"]):
             with pytest.raises(redis.exceptions.NoPermissionError):
-                client.execute_command(*forbidden)
-        client.close()
+                server.ask(*forbidden)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -114,7 +115,6 @@ class RedisServer:
             client.close()
 
     def _configuration(self) -> str:
-        users = [f"user {role} on >{password} {' '.join(ACL_RULES[role])}" for role, password in self.passwords.items()]
         lines = [
             f"port {self.port}",
             "bind 127.0.0.1",
@@ -122,9 +122,19 @@ class RedisServer:
             "appendonly no",
             "daemonize no",
             "loglevel warning",
-            *users,
+            *user_lines(self.passwords),
         ]
         return "\n".join(lines) + "\n"
+
+
+def user_lines(passwords: Mapping[str, str]) -> list[str]:
+    """Configuration of the roles' ACL users, each with its password."""
+    return [user_line(role, password, ACL_RULES[role]) for role, password in passwords.items()]
+
+
+def user_line(name: str, password: str, rules: Iterable[str]) -> str:
+    """Configuration of an ACL user."""
+    return f"user {name} on >{password} {' '.join(rules)}"
 
 
 def redis_server_path() -> str:

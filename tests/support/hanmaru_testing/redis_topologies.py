@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from hanmaru_testing.certificates import TlsFiles
-from hanmaru_testing.redis_server import redis_server_path
+from hanmaru_testing.redis_server import redis_server_path, user_lines
 from hanmaru_testing.tls_front import TlsFront
 
 START_DEADLINE_S = 15.0
@@ -49,6 +49,8 @@ class Server:
     tls: TlsFiles | None = None
     password: str = ""
     """Of the administrator."""
+    user: str | None = None
+    """The administrator, where it is not the default user."""
     is_sentinel: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     front: TlsFront | None = field(default=None, repr=False)
@@ -108,7 +110,14 @@ class Server:
     def admin(self) -> redis.Redis:
         """A client that may do anything; the caller closes it."""
         no_retry = Retry(NoBackoff(), 0)
-        return redis.Redis(host=HOST, port=self.own_port, password=self.password, socket_timeout=2.0, retry=no_retry)
+        return redis.Redis(
+            host=HOST,
+            port=self.own_port,
+            username=self.user,
+            password=self.password,
+            socket_timeout=2.0,
+            retry=no_retry,
+        )
 
 
 @dataclass
@@ -277,7 +286,6 @@ _ADMIN = secrets.token_hex(8)
 def _server(folder: Path, passwords: dict[str, str], tls: TlsFiles | None, *more: str) -> Server:
     own_port = _free_port()
     port = _free_port() if tls else own_port
-    users = [f"user {role} on >{password} {' '.join(ACL_RULES[role])}" for role, password in passwords.items()]
     lines = [
         f"bind {HOST}",
         f"port {own_port}",
@@ -291,7 +299,7 @@ def _server(folder: Path, passwords: dict[str, str], tls: TlsFiles | None, *more
         f"replica-announce-port {port}",
         f"dir {folder}",
         *more,
-        *users,
+        *user_lines(passwords),
     ]
     return Server(folder, lines, port, own_port, tls, _ADMIN)
 
