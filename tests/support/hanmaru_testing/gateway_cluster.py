@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -114,13 +113,9 @@ class GatewayCluster:
     urls: dict[str, str] = field(default_factory=dict)
     """Of every node that was started, by its name."""
 
-    @property
-    def _head_port(self) -> int:
-        return self.first_port
-
     def start_head(self) -> Pod:
         """The head, at the same address each time, as its Service gives it."""
-        ray = ["--address", ADDRESS, "--ray-port", str(self._head_port), "--ray-folder", str(self.folder / "h")]
+        ray = ["--address", ADDRESS, "--ray-port", str(self.first_port), "--ray-folder", str(self.folder / "h")]
         return self._start("head", ["head", *ray], self.head_environment)
 
     def start_node(self, name: str, settings: Mapping[str, str] | None = None) -> Pod:
@@ -131,7 +126,7 @@ class GatewayCluster:
         listens = {f"HANMARU_GATEWAY_{what}_PORT": str(port) for what, port in ports.items()}
         self.urls[name] = f"http://127.0.0.1:{http}"
         ray_port = self.first_port + number * NUM_PORTS
-        argv = ["node", "--head", f"{ADDRESS}:{self._head_port}", "--address", ADDRESS]
+        argv = ["node", "--head", f"{ADDRESS}:{self.first_port}", "--address", ADDRESS]
         argv += ["--ray-port", str(ray_port), "--ray-folder", str(self.folder / f"n{number}")]
         return self._start(name, argv, {**self.node_environment, **listens, **(settings or {})})
 
@@ -174,9 +169,6 @@ def gateway_cluster(
     finally:
         for pod in cluster.pods:
             pod.kill()
-        for number in range(_MAX_PODS):
-            shutil.rmtree(folder / f"n{number}", ignore_errors=True)
-        shutil.rmtree(folder / "h", ignore_errors=True)
 
 
 async def is_ready(client: aiohttp.ClientSession, url: str) -> bool:
