@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hanmaru_contracts.wire.engine_spec import EngineSpec, EngineType
 from hanmaru_operator.reconcile.model_facts import Known, Unknown
 from hanmaru_operator.reconcile.options import Asker, Choice, choose
 from hanmaru_operator.render.identity import Owner
-from hanmaru_operator.render.settings import RenderSettings
+from hanmaru_operator.render.settings import RenderSettings, TierRedis
 from hanmaru_testing.planning import model, pool_spec
 
 SPEC = ModelDeploymentSpec.model_validate(
@@ -32,10 +33,10 @@ SETTINGS = RenderSettings(
 )
 
 
-def chosen(known: Known | Unknown, **serving: Any) -> Choice:
+def chosen(known: Known | Unknown, *, settings: RenderSettings = SETTINGS, **serving: Any) -> Choice:
     spec = SPEC.model_copy(update={"serving": Serving.model_validate(serving)})
     asker = Asker(Owner("default", "k-exaone", "uid"), spec, "", ())
-    return choose(asker, spec.pools[0], pool_spec(), (), known, {}, SETTINGS)
+    return choose(asker, spec.pools[0], pool_spec(), (), known, {}, settings)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,15 @@ def test_what_workers_read_has_the_deployments_names() -> None:
     )
     assert spec.extra_args == ("--x",)
     assert spec.trace_endpoint == "http://collector:4317"
+
+
+def test_a_shared_cache_needs_the_installations_redis_and_its_lack_is_told() -> None:
+    known, asked = Known(model("k-exaone"), ""), {"kvCache": {"tier": {}}}
+    without = chosen(known, **asked)
+    assert without.bundle is not None
+    assert "sharedCache" not in without.bundle.engine_spec
+    assert "this installation has no Redis for it" in without.plan.message
+    having = chosen(known, settings=replace(SETTINGS, tier=TierRedis("redis://tier")), **asked)
+    assert having.bundle is not None
+    assert EngineSpec.model_validate(having.bundle.engine_spec).shared_cache is not None
+    assert "no Redis" not in having.plan.message
