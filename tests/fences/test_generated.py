@@ -24,7 +24,9 @@ def test_every_generator_is_run() -> None:
 @pytest.mark.parametrize(("script", "output"), _generators().items())
 def test_a_generated_file_names_its_generator(script: str, output: str) -> None:
     path = ROOT / output
+    of_others = {ROOT / other for other in _generators().values()}
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    files = [file for file in files if file == path or file not in of_others]
     assert files or path.name == OF_PROTOC
     if path.name != OF_PROTOC:
         assert [file for file in files if script not in file.read_text().splitlines()[0]] == []
