@@ -1,13 +1,12 @@
 """A layer's routed experts in plain torch: which a token goes to, and what those here add to it. No engine.
 
-`moe.py` calls it for SGLang. An expert is `down(act(gate(x)) * up(x))`; this rank may hold only some of them, and
+`moe.py` calls it for SGLang. An expert is `down(silu(gate(x)) * up(x))`; this rank may hold only some of them, and
 a token's share of the others is added by the ranks that hold them. The router knows one group of experts with sigmoid
-scores, as K-EXAONE's has; other routers and expert biases are left to the engine's own forms.
+scores, as K-EXAONE's has; other routers, activations and biases are left to the engine's own forms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +21,6 @@ Its single products are slow to begin (20 us of oneDNN each), so 16 experts of t
 In float32 grouped wins nearly everywhere: 82 against 97 us, 169 against 209, 948 against 1,242. Copying each token's
 own weights, as upstream's compiled form does, took 1,216 us for 16 tokens (one core, 2026-11-23).
 """
-
-ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {"silu": functional.silu, "gelu": functional.gelu}
 
 
 def choose_experts(
@@ -49,7 +46,6 @@ def add_experts(
     down: torch.Tensor,
     weights: torch.Tensor,
     experts: torch.Tensor,
-    activation: str = "silu",
 ) -> torch.Tensor:
     """Weighted sum of each token's experts, [tokens, hidden] in the tokens' dtype, summed in float32.
 
@@ -61,9 +57,8 @@ def add_experts(
         return torch.empty_like(tokens)
     order, groups = _by_expert(experts, len(gate_up), tokens.dtype)
     mine = tokens[order // chosen]
-    act = ACTIVATIONS[activation]
     gate, up = groups.multiply(mine, gate_up).chunk(2, dim=-1)
-    parts = groups.multiply(act(gate).mul_(up), down)
+    parts = groups.multiply(functional.silu(gate).mul_(up), down)
     shares = parts.new_zeros((rows * chosen, parts.shape[1])).index_copy_(0, order, parts)
     summed = torch.bmm(weights.float().unsqueeze(1), shares.view(rows, chosen, -1).float())
     return summed.squeeze(1).to(tokens.dtype)

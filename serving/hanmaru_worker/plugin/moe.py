@@ -16,7 +16,7 @@ from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 from sglang.srt.layers.moe.topk import StandardTopKOutput, TopK, capture_routed_experts_if_allowed
 from sglang.srt.layers.quantization.unquant import UnquantizedFusedMoEMethod
 
-from hanmaru_worker.plugin.experts import ACTIVATIONS, add_experts, choose_experts
+from hanmaru_worker.plugin.experts import add_experts, choose_experts
 
 DISPATCH_KEY = "native"
 """What the platform's `get_dispatch_key_name` says."""
@@ -35,7 +35,7 @@ def forward_experts(method: Any, layer: Any, dispatch_output: Any) -> Any:
         return method.forward_native(layer=layer, dispatch_output=dispatch_output)
     weights, ids, _ = dispatch_output.topk_output
     tokens = dispatch_output.hidden_states
-    out = add_experts(tokens, layer.w13_weight, layer.w2_weight, weights, ids, config.activation)
+    out = add_experts(tokens, layer.w13_weight, layer.w2_weight, weights, ids)
     return StandardCombineInput(hidden_states=out)
 
 
@@ -60,7 +60,7 @@ def forward_router(router: Any, hidden_states: torch.Tensor, router_logits: torc
 def _has_plain_experts(method: Any, config: Any) -> bool:
     extras = (config.gemm1_alpha, config.gemm1_beta, config.gemm1_clamp_limit, config.swiglu_limit)
     return (
-        config.activation in ACTIVATIONS
+        config.activation == "silu"
         and config.is_gated
         and not (method.with_bias or config.apply_router_weight_on_input or config.no_combine)
         and all(extra is None for extra in extras)
