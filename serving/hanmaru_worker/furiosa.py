@@ -13,7 +13,7 @@ from pathlib import Path
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.wire.engine_spec import EngineSpec
 
-from hanmaru_worker.argv import SECRET_PLACES, refuse_reserved
+from hanmaru_worker.argv import SECRET_PLACES, TIER_PLACES, refuse_reserved
 from hanmaru_worker.settings import GroupRank
 
 _KEYS_AND_DOORS = frozenset({
@@ -61,7 +61,7 @@ def to_argv(
 
 def to_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """All variables of the engine's process."""
-    environment = {name: value for name, value in inherited.items() if name not in SECRET_PLACES}
+    environment = {name: value for name, value in inherited.items() if name not in SECRET_PLACES | TIER_PLACES}
     # The last one would serve routes that empty the cache.
     return environment | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "FURIOSA_SERVER_DEV_MODE": "0"}
 
