@@ -1,6 +1,6 @@
 """One question to a gateway by the clients that users have; prints one JSON line. Runs in a pod of the client image.
 
-`python ask.py openai|stream|greedy|grpc|models URL KEY MODEL`. A refusal is an answer too: `{"status": 401, "code": …}`.
+`python ask.py openai|stream|greedy|grpc|models URL KEY MODEL`. A refusal is an answer: `{"status": 401, "code": …}`.
 """
 
 from __future__ import annotations
