@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ SMALL, MANY, MOST = 1, 8, 16
 
 
 def main() -> int:
+    # What runs by then is ended on the way out, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--deeper", type=Path, default=deeper_checkpoint(), help="a deeper trained checkpoint")

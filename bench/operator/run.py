@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,8 @@ from cluster_rig import Size
 
 
 def main() -> int:
+    # What runs by then is ended on the way out, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     usual = Size()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=["planning", "reconciling"])
