@@ -34,9 +34,12 @@ class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no 
         """Called after SGLang's own rule for `--device cpu` has put one of its two CPU backends there.
 
         Neither can serve here: one needs compiled AMX kernels, the other reads the wrong pool (`attention.py`).
+        Drafts are drawn, not the likeliest ones taken: the same text comes out, of sampled requests in half the steps.
         """
         if server_args.attention_backend in (None, "intel_amx", "torch_native"):
             server_args.attention_backend = ATTENTION_BACKEND
+        if server_args.speculative_algorithm is not None:
+            server_args.speculative_use_rejection_sampling = True
 
     def get_default_attention_backend(self) -> str:
         """The backend SGLang takes where it asks the platform rather than the arguments."""

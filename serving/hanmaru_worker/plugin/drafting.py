@@ -41,8 +41,8 @@ def refuse_what_is_no_chain(spec: Any) -> None:
             f"--speculative-eagle-topk {spec.speculative_eagle_topk}: the native CPU platform checks one chain of"
             " drafts for each sequence, not a tree; use --speculative-eagle-topk 1"
         )
+    assert spec.speculative_use_rejection_sampling, "the platform's defaults ask for it"
     asked = {
-        "--speculative-use-rejection-sampling": spec.speculative_use_rejection_sampling,
         "--speculative-adaptive": spec.speculative_adaptive,
         "--enable-multi-layer-eagle": spec.enable_multi_layer_eagle,
         "--speculative-accept-threshold-single": spec.speculative_accept_threshold_single != 1,
@@ -66,6 +66,7 @@ def install() -> None:
         "sglang.srt.speculative.draft_utils.DraftBackendFactory.create_draft_extend_backend": extend_attention,
         "sglang.srt.speculative.eagle_utils.build_tree_kernel_efficient": lay_out_chains,
         "sglang.srt.speculative.eagle_utils.eagle_sample": verify,
+        "sglang.srt.speculative.spec_utils.fast_sample": draw_drafts,
     }
     for target, hook in targets.items():
         HookRegistry.register(target, hook, HookType.REPLACE)
@@ -128,6 +129,20 @@ def note_last_tokens(
     bonus_tokens.copy_(last.squeeze(1))
 
 
+def draw_drafts(
+    probs: torch.Tensor,
+    num_samples: int = 1,
+    *,
+    sampling_seed: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+    draft_step: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One draft of each row and its probability, both [rows, 1]. Seeds come with deterministic inference, CUDA's."""
+    assert num_samples == 1, "a chain has one draft a position"
+    drawn = chains.draw(probs)[:, None]
+    return probs.gather(1, drawn), drawn
+
+
 def lay_out_chains(
     bonus_tokens: torch.Tensor,
     parent_list: Any,
@@ -181,7 +196,7 @@ def verify(
     if sampling.is_all_greedy:
         verdict = chains.greedy(drafts, logits.argmax(-1).view(sequences, width))
     else:
-        verdict = _agreed(_sample(drafts, logits, sampling, width))
+        verdict = _agreed(_sample(drafts, verify_input.draft_probs, logits, sampling, width))
     is_accepted = torch.arange(width) <= verdict.accepted[:, None]
     rows = torch.arange(sequences * width).view(sequences, width)
     return (
@@ -205,7 +220,9 @@ def _adjust(logits: torch.Tensor, sampling: Any, grammar_mask: Any, width: int) 
         grammar_mask.apply(logits)
 
 
-def _sample(drafts: torch.Tensor, logits: torch.Tensor, sampling: Any, width: int) -> chains.Verdict:
+def _sample(
+    drafts: torch.Tensor, draft_odds: torch.Tensor, logits: torch.Tensor, sampling: Any, width: int
+) -> chains.Verdict:
     def of_rows(values: torch.Tensor, is_needed: bool) -> torch.Tensor | None:
         return values.repeat_interleave(width, dim=0) if is_needed else None
 
@@ -216,7 +233,7 @@ def _sample(drafts: torch.Tensor, logits: torch.Tensor, sampling: Any, width: in
         top_ps=of_rows(sampling.top_ps, sampling.need_top_p_sampling),
         min_ps=of_rows(sampling.min_ps, sampling.need_min_p_sampling),
     )
-    return chains.sampled(drafts, probabilities.view(len(drafts), width, -1), torch.rand(drafts.shape))
+    return chains.sampled(drafts, probabilities.view(len(drafts), width, -1), draft_odds, torch.rand(drafts.shape))
 
 
 def _agreed(verdict: chains.Verdict) -> chains.Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hanmaru_testing.distributions import chi_square_p_value
 from hanmaru_worker.plugin import chains
@@ -39,6 +40,13 @@ def target_rows() -> torch.Tensor:
     )
 
 
+def draft_rows(kind: str) -> torch.Tensor:
+    """What the draft model says in its place."""
+    good, flat = target_rows()[:2], torch.full((2, VOCABULARY), 1 / VOCABULARY)
+    never_said = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]])
+    return {"the target's own": good, "flat": flat, "one token": never_said, "turned round": good.flip(1)}[kind]
+
+
 def p_value(tokens: torch.Tensor, expected: torch.Tensor) -> float:
     possible = expected > 0
     counts = torch.bincount(tokens, minlength=VOCABULARY)
@@ -46,36 +54,59 @@ def p_value(tokens: torch.Tensor, expected: torch.Tensor) -> float:
     return chi_square_p_value(counts[possible], expected[possible])
 
 
-def test_each_token_has_the_targets_distribution_whatever_was_drafted() -> None:
+@pytest.mark.parametrize("kind", ["the target's own", "flat", "one token", "turned round"])
+def test_each_token_has_the_targets_distribution_whatever_the_draft_model_says(kind: str) -> None:
     torch.manual_seed(5)
-    rows = target_rows()
-    for drafted in ([0, 1], [4, 0], [1, 5], [2, 3]):
-        drafts = torch.tensor(drafted).expand(DRAWS, 2)
-        verdict = chains.sampled(drafts, rows.expand(DRAWS, 3, VOCABULARY), torch.rand(DRAWS, 2))
-        assert p_value(verdict.tokens[:, 0], rows[0]) > ALARM
-        for position in (1, 2):
-            reached = verdict.accepted >= position
-            assert p_value(verdict.tokens[reached, position], rows[position]) > ALARM
+    target, draft = target_rows(), draft_rows(kind)
+    drafts = torch.multinomial(draft, DRAWS, replacement=True).T
+    verdict = chains.sampled(
+        drafts, target.expand(DRAWS, 3, VOCABULARY), draft.expand(DRAWS, 2, VOCABULARY), torch.rand(DRAWS, 2)
+    )
+    assert p_value(verdict.tokens[:, 0], target[0]) > ALARM
+    for position in (1, 2):
+        reached = verdict.accepted >= position
+        assert p_value(verdict.tokens[reached, position], target[position]) > ALARM
+    likely = float(torch.minimum(target[0], draft[0]).sum())
+    assert abs(float((verdict.accepted >= 1).double().mean()) - likely) < 0.02, "as many are kept as can be"
 
 
 def test_the_test_of_distributions_notices_a_draw_among_all_tokens_after_a_rejection() -> None:
     """Its control: the mistake that is easiest to make, and that no test of greedy text can see."""
     torch.manual_seed(5)
-    row = target_rows()[0]
-    draft = torch.full((DRAWS,), 1)
-    is_kept = torch.rand(DRAWS) < row[1]
-    tokens = torch.where(is_kept, draft, torch.multinomial(row.expand(DRAWS, -1), 1).squeeze(1))
-    assert p_value(tokens, row) < ALARM
+    target, draft = target_rows()[0], draft_rows("flat")[0]
+    drafts = torch.multinomial(draft, DRAWS, replacement=True)
+    is_kept = torch.rand(DRAWS) * draft[drafts] < target[drafts]
+    tokens = torch.where(is_kept, drafts, torch.multinomial(target, DRAWS, replacement=True))
+    assert p_value(tokens, target) < ALARM
+
+
+def test_draws_follow_their_weights_and_never_take_a_token_without_any() -> None:
+    torch.manual_seed(5)
+    weights = torch.tensor([0.0, 3.0, 0.0, 1.0, 6.0, 0.0])
+    drawn = chains.draw(weights.expand(DRAWS, -1))
+    assert p_value(drawn, weights) > ALARM
+    assert chains.draw(torch.eye(VOCABULARY)).tolist() == list(range(VOCABULARY))
 
 
 def test_a_draft_the_target_is_sure_of_is_always_kept_and_one_it_never_says_never() -> None:
+    """A greedy request among sampled ones: its draft was not drawn, and its text must still be the target's."""
     sure = torch.zeros(2, 2, VOCABULARY)
     sure[:, :, 3] = 1
+    flat = torch.full((2, 1, VOCABULARY), 1 / VOCABULARY)
     highest_coin = torch.tensor([[1 - 2**-24], [0.0]])
-    verdict = chains.sampled(torch.tensor([[3], [2]]), sure, highest_coin)
+    verdict = chains.sampled(torch.tensor([[3], [2]]), sure, flat, highest_coin)
     assert verdict.accepted.tolist() == [1, 0]
     assert verdict.tokens[0].tolist() == [3, 3]
     assert verdict.tokens[1, 0] == 3
+
+
+def test_rows_that_are_equal_but_for_rounding_can_be_drawn_from() -> None:
+    row = torch.tensor([0.5, 0.5])
+    verdict = chains.sampled(
+        torch.tensor([[0]]), row.expand(1, 2, 2), row.expand(1, 1, 2) * 1.0000002, torch.ones(1, 1)
+    )
+    assert verdict.accepted.tolist() == [0]
+    assert verdict.tokens[0, 0] in (0, 1)
 
 
 @settings(deadline=None)

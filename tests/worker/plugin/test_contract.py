@@ -304,6 +304,10 @@ CALLABLES: dict[str, tuple[str, list[str]]] = {
             "watermark_full_mask",
         ],
     ),
+    "sglang.srt.speculative.spec_utils.fast_sample": (
+        "drafting.draw_drafts",
+        ["probs", "num_samples", "sampling_seed", "positions", "draft_step"],
+    ),
     "sglang.srt.sampling.penaltylib.repetition_penalty.apply_scaling_penalties": (
         "drafting.verify",
         ["logits", "scaling_penalties"],
@@ -390,7 +394,10 @@ FIELDS: dict[str, tuple[str, set[str]]] = {
         "tier.domains.keep_domain",
         {"token_ids"},
     ),
-    "sglang.srt.speculative.eagle_info.EagleVerifyInput": ("drafting.verify", {"draft_token", "draft_token_num"}),
+    "sglang.srt.speculative.eagle_info.EagleVerifyInput": (
+        "drafting.verify",
+        {"draft_token", "draft_token_num", "draft_probs"},
+    ),
     "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo": (
         "drafting.verify",
         {
