@@ -26,11 +26,14 @@ class Checkpoint:
     """A Kubernetes-like name made of the folder's: the model's name and route on this machine."""
     positions: int
     """Longest sequence the model knows."""
+    mtp_layers: int = 0
+    """Layers that can draft tokens."""
 
 
 class _Config(msgspec.Struct):
     architectures: list[str] = []
     max_position_embeddings: int = 0
+    num_nextn_predict_layers: int | None = None
 
 
 def look(folder: Path) -> Checkpoint:
@@ -53,7 +56,8 @@ def look(folder: Path) -> Checkpoint:
         raise _unfit(folder, f"it lacks {', '.join(missing)}", "save the checkpoint anew")
     if config.max_position_embeddings <= 0:
         raise _unfit(folder, "its config.json has no max_position_embeddings", "save the checkpoint anew")
-    return Checkpoint(folder, _name(folder.name), config.max_position_embeddings)
+    mtp_layers = config.num_nextn_predict_layers or 0
+    return Checkpoint(folder, _name(folder.name), config.max_position_embeddings, mtp_layers)
 
 
 def _name(folder_name: str) -> str:

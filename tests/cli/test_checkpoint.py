@@ -26,6 +26,11 @@ def test_a_checkpoint_of_the_family_is_taken(tmp_path: Path, architecture: str) 
     assert (seen.folder, seen.name, seen.positions) == (folder, "my-model-v2", 32768)
 
 
+@pytest.mark.parametrize(("said", "layers"), [({}, 0), ({"num_nextn_predict_layers": 1}, 1)])
+def test_whether_a_checkpoint_can_draft_is_seen(tmp_path: Path, said: dict[str, int], layers: int) -> None:
+    assert look(_folder(tmp_path / "model", config={**CONFIG, **said})).mtp_layers == layers
+
+
 @pytest.mark.parametrize("folder_name", ["___", "한국어", "-" * 90, "x" * 62 + "-y"])
 def test_any_folder_name_makes_a_kubernetes_name(tmp_path: Path, folder_name: str) -> None:
     from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef

@@ -20,8 +20,8 @@ SECRETS = Secrets(
 )
 
 
-def plan_for(workers: int = 1, positions: int = 32_768, otlp_endpoint: str | None = None) -> Plan:
-    checkpoint = Checkpoint(Path("/models/tiny"), "tiny", positions)
+def plan_for(workers: int = 1, positions: int = 32_768, otlp_endpoint: str | None = None, mtp_layers: int = 1) -> Plan:
+    checkpoint = Checkpoint(Path("/models/tiny"), "tiny", positions, mtp_layers)
     options = Options(checkpoint=checkpoint, workers=workers, otlp_endpoint=otlp_endpoint)
     return make_plan(
         options,
@@ -52,6 +52,13 @@ def test_two_workers_are_two_replicas_of_one_model() -> None:
     assert (first.http_port, second.http_port) == (30000, 30001)
     assert (first.supervisor_port, second.supervisor_port) == (30100, 30101)
     assert [worker.environment[names.ENV_REPLICA_ID] for worker in plan.workers] == ["worker-0", "worker-1"]
+
+
+@pytest.mark.parametrize(("mtp_layers", "drafts"), [(0, None), (1, 3), (4, None)])
+def test_a_worker_drafts_where_the_checkpoint_has_one_layer_for_it(mtp_layers: int, drafts: int | None) -> None:
+    (spec,) = specs_of(plan_for(mtp_layers=mtp_layers))
+    assert spec.draft_tokens == drafts
+    assert ("mtp" in spec.features) == (drafts is not None)
 
 
 def test_a_worker_learns_its_own_key_and_nothing_else() -> None:

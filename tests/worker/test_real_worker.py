@@ -62,6 +62,7 @@ def started(folder: Path, checkpoint: Path, server: RedisServer, **variables: st
         dtype="float32",
         context_tokens=4096,
         kv_cache=KvCache(page_size=16, max_total_tokens=32768),
+        draft_tokens=3,
         http_port=free_loopback_port(),
         supervisor_port=free_loopback_port(),
         startup_timeout_s=START_S,
