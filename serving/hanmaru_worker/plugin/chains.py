@@ -9,6 +9,7 @@ refused there. Imports torch alone, and knows no pools and no requests.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,6 +22,24 @@ class Verdict:
     """int64 [sequences, drafts + 1]: what follows each of the chain's tokens; to be read up to `accepted`, included."""
     accepted: torch.Tensor
     """int64 [sequences]: how many of the drafts were right; the sequence grows by one more."""
+
+
+def refuse_other_than_chains(flags: Any) -> None:
+    """Raise a ValueError that names the flag. `flags` has SGLang's speculative ones, None where they are not set."""
+    if flags.speculative_eagle_topk not in (None, 1):
+        raise ValueError(
+            f"--speculative-eagle-topk {flags.speculative_eagle_topk}: the native CPU platform checks one chain of"
+            " drafts for each sequence, not a tree; use --speculative-eagle-topk 1"
+        )
+    asked = {
+        "--speculative-adaptive": flags.speculative_adaptive,
+        "--enable-multi-layer-eagle": flags.enable_multi_layer_eagle,
+        "--speculative-accept-threshold-single": flags.speculative_accept_threshold_single != 1,
+        "--speculative-accept-threshold-acc": flags.speculative_accept_threshold_acc != 1,
+    }
+    unfit = [flag for flag, is_asked in asked.items() if is_asked]
+    if unfit:
+        raise ValueError(f"{', '.join(unfit)}: the native CPU platform drafts without; leave it out")
 
 
 def greedy(drafts: torch.Tensor, best: torch.Tensor) -> Verdict:

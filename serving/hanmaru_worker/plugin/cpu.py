@@ -15,6 +15,7 @@ from sglang.srt.platforms.device_mixin import DeviceCapability, PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
 from hanmaru_worker.plugin import ATTENTION_BACKEND
+from hanmaru_worker.plugin.chains import refuse_other_than_chains
 
 
 class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no types
@@ -39,6 +40,7 @@ class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no 
         if server_args.attention_backend in (None, "intel_amx", "torch_native"):
             server_args.attention_backend = ATTENTION_BACKEND
         if server_args.speculative_algorithm is not None:
+            refuse_other_than_chains(server_args)
             server_args.speculative_use_rejection_sampling = True
 
     def get_default_attention_backend(self) -> str:

@@ -29,28 +29,9 @@ class ChainWorker(EAGLEWorkerV2):  # type: ignore[misc]  # SGLang ships no types
     """Upstream's worker, which runs as it is once its kernels are replaced."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        refuse_what_is_no_chain(get_spec())
+        chains.refuse_other_than_chains(get_spec())
         install()
         super().__init__(*args, **kwargs)
-
-
-def refuse_what_is_no_chain(spec: Any) -> None:
-    """Raise a ValueError that names the flag. `spec` is SGLang's resolved view of the speculative flags."""
-    if spec.speculative_eagle_topk != 1:
-        raise ValueError(
-            f"--speculative-eagle-topk {spec.speculative_eagle_topk}: the native CPU platform checks one chain of"
-            " drafts for each sequence, not a tree; use --speculative-eagle-topk 1"
-        )
-    assert spec.speculative_use_rejection_sampling, "the platform's defaults ask for it"
-    asked = {
-        "--speculative-adaptive": spec.speculative_adaptive,
-        "--enable-multi-layer-eagle": spec.enable_multi_layer_eagle,
-        "--speculative-accept-threshold-single": spec.speculative_accept_threshold_single != 1,
-        "--speculative-accept-threshold-acc": spec.speculative_accept_threshold_acc != 1,
-    }
-    unfit = [flag for flag, is_asked in asked.items() if is_asked]
-    if unfit:
-        raise ValueError(f"{', '.join(unfit)}: the native CPU platform drafts without; leave it out")
 
 
 def install() -> None:

@@ -26,6 +26,8 @@ def drafting(plugin_loaded: None) -> Any:
 
 def flags(**changed: Any) -> SimpleNamespace:
     chain = {
+        "attention_backend": None,
+        "speculative_algorithm": "EAGLE",
         "speculative_eagle_topk": 1,
         "speculative_use_rejection_sampling": True,
         "speculative_adaptive": False,
@@ -46,17 +48,20 @@ def flags(**changed: Any) -> SimpleNamespace:
         ({"speculative_accept_threshold_acc": 0.9}, "--speculative-accept-threshold-acc"),
     ],
 )
-def test_what_is_no_chain_is_refused_by_its_flag(drafting: Any, changed: dict[str, Any], flag: str) -> None:
-    drafting.refuse_what_is_no_chain(flags())
+def test_what_is_no_chain_is_refused_by_its_flag(changed: dict[str, Any], flag: str) -> None:
+    from hanmaru_worker.plugin.cpu import HanmaruCpuPlatform
+
+    platform = HanmaruCpuPlatform()
+    platform.apply_server_args_defaults(flags())
     with pytest.raises(ValueError, match=flag):
-        drafting.refuse_what_is_no_chain(flags(**changed))
+        platform.apply_server_args_defaults(flags(**changed))
 
 
 def test_an_engine_that_drafts_draws_its_drafts() -> None:
     from hanmaru_worker.plugin.cpu import HanmaruCpuPlatform
 
     platform = HanmaruCpuPlatform()
-    asked = SimpleNamespace(attention_backend=None, speculative_algorithm="EAGLE")
+    asked = flags(speculative_eagle_topk=None, speculative_use_rejection_sampling=False)
     platform.apply_server_args_defaults(asked)
     assert asked.speculative_use_rejection_sampling
     assert platform.supports_speculative_algorithm("EAGLE")
