@@ -23,6 +23,7 @@ from hanmaru_testing.engine_matrix import (
     NAMES,
     OUTPUT_TOKENS,
     PAIRWISE,
+    PRODUCT_ON_ONE_RANK,
     Prompt,
     Switches,
     ask_all,
@@ -119,15 +120,11 @@ def test_a_combination_answers_under_pressure_as_transformers(
     assert outcome.ties <= TIES
     hits = sum(cached > WINDOW for cached in outcome.cached_tokens)
     assert hits >= 2 if switches.prefix_cache else hits == 0
-
-
-@as_on_one_rank
-def test_prefixes_are_found_again_after_their_windows_were_evicted(running: Running) -> None:
-    """What the pressure left: whole prefixes in the one pool, only their ends in the other."""
-    evicted = running.engine.metric("sglang:evicted_tokens_total")
-    cached_full, cached_sliding = (running.engine.metric(f"sglang:{pool}_evictable_tokens") for pool in ("kv", "swa"))
-    assert evicted > FULL_POOL_TOKENS
-    assert 0 < cached_sliding < cached_full
+    if switches == PRODUCT_ON_ONE_RANK:
+        # What the pressure left: whole prefixes in the one pool, only their ends in the other.
+        full, sliding = (engine.metric(f"sglang:{pool}_evictable_tokens") for pool in ("kv", "swa"))
+        assert 0 < sliding < full
+        assert engine.metric("sglang:evicted_tokens_total") > FULL_POOL_TOKENS
 
 
 @as_on_one_rank
@@ -150,3 +147,12 @@ def test_every_prompt_and_decode_position_agrees_with_transformers(running: Runn
 def test_an_idle_engine_leaves_the_machine_alone(running: Running) -> None:
     shares = running.engine.cpu_shares(IDLE_SECONDS)
     assert max(shares.values()) <= IDLE_SHARE, shares
+
+
+@as_on_one_rank
+def test_an_engines_processes_share_what_the_server_imported(running: Running) -> None:
+    """Spawned ones have two thirds of their memory to themselves: it would show if the server no longer forked."""
+    memory = {process.name(): process.memory_full_info() for process in running.engine.processes()}
+    forked = {name: info for name, info in memory.items() if name.startswith("sglang::")}
+    assert len(forked) == 2, list(memory)
+    assert all(info.uss < info.rss / 3 for info in forked.values()), forked
