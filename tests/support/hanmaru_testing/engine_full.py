@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,7 @@ TIES_PER_TOKEN = 1 / 300
 
 def main() -> int:
     """Judge what is left to judge; 0 when every combination is right."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the engine ends as well
     options = _options()
     names = options.only or [str(switches) for switches in ALL]
     setting = {
