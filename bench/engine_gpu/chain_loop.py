@@ -51,14 +51,16 @@ def answer(
 def sampling_deviation(device: torch.device, chains: int) -> float:
     """How far sampled chains are from the target's distribution, in standard deviations: the largest of 32 frequencies.
 
-    Chains of random drafts; the first token of each, and the second where the first draft was kept, must be drawn as if
+    Chains drafted from another distribution; the first token of each, and the second where the first draft was kept, must be drawn as if
     nothing had been drafted.
     """
     torch.manual_seed(6)
     with device:
         target = torch.randn(3, 16).mul(1.5).softmax(-1)
-        drafts = torch.randint(16, (chains, 2))
-        verdict = sampled(drafts, target.expand(chains, 3, 16), torch.rand(chains, 2))
+        proposed = torch.randn(2, 16).softmax(-1)
+        drafts = torch.multinomial(proposed, chains, replacement=True).t()
+        coins = torch.rand(chains, 2)
+        verdict = sampled(drafts, target.expand(chains, 3, 16), proposed.expand(chains, 2, 16), coins)
         worst = 0.0
         for place, reached in enumerate((verdict.accepted >= 0, verdict.accepted >= 1)):
             tokens = verdict.tokens[reached, place]
