@@ -51,8 +51,8 @@ def answer(
 def sampling_deviation(device: torch.device, chains: int) -> float:
     """How far sampled chains are from the target's distribution, in standard deviations: the largest of 32 frequencies.
 
-    Chains drafted from another distribution; the first token of each, and the second where the first draft was kept, must be drawn as if
-    nothing had been drafted.
+    Chains drafted from another distribution; the first token of each, and the second where the first draft was kept,
+    must be drawn as if nothing had been drafted.
     """
     torch.manual_seed(6)
     with device:
