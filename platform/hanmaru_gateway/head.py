@@ -10,21 +10,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import log_event
 
 from hanmaru_gateway import ray_start
+from hanmaru_gateway.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     environment = ray_environment(os.environ)
     environment.setdefault(ray_start.ENV_STORAGE_NAMESPACE, f"hanmaru-ray-{version('ray')}")
-    stop = threading.Event()
-    stop_on_signals(stop)
+    stop = Stop()
+    stop.on_signals()
     wanted = ray_start.RayNode(options.ray_folder, options.address, options.ray_port)
     return until_started(lambda: _run(wanted, environment, stop))
 
@@ -59,7 +57,7 @@ def until_started(run: Callable[[], int]) -> int:
     return run()
 
 
-def _run(wanted: ray_start.RayNode, environment: Mapping[str, str], stop: threading.Event) -> int:
+def _run(wanted: ray_start.RayNode, environment: Mapping[str, str], stop: Stop) -> int:
     with ray_start.running(wanted, environment) as ray:
         address = f"{wanted.address}:{wanted.first_port}"
         deploying = subprocess.Popen([sys.executable, "-m", "hanmaru_gateway.deploy", address], env=environment)
@@ -70,7 +68,7 @@ def _run(wanted: ray_start.RayNode, environment: Mapping[str, str], stop: thread
             deploying.wait()
 
 
-def wait_for_both(ray: subprocess.Popen[bytes], deploying: subprocess.Popen[bytes], stop: threading.Event) -> int:
+def wait_for_both(ray: subprocess.Popen[bytes], deploying: subprocess.Popen[bytes], stop: Stop) -> int:
     """Until a signal (0), or until either has failed (1): the gateway was not deployed, or Ray has ended."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while deploying.poll() is None and ray.poll() is None:
@@ -87,7 +85,7 @@ def wait_for_both(ray: subprocess.Popen[bytes], deploying: subprocess.Popen[byte
     return wait(ray, stop)
 
 
-def wait(ray: subprocess.Popen[bytes], stop: threading.Event) -> int:
+def wait(ray: subprocess.Popen[bytes], stop: Stop) -> int:
     """Until a signal (0), or until Ray has ended by itself (1)."""
     while not stop.wait(_LOOK_INTERVAL_S):
         if _has_ended(ray):
@@ -111,16 +109,6 @@ def ray_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if inherited["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in inherited:
         raise HanmaruError(ErrorCode.CONFIGURATION, "RAY_AUTH_TOKEN_PATH is not set; name the file of Ray's token")
     return inherited
-
-
-def stop_on_signals(stop: threading.Event) -> None:
-    """Set `stop` on SIGTERM and SIGINT."""
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
 
 
 def add_ray_options(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ from hanmaru_contracts.log import configure_logging, log_event
 
 from hanmaru_gateway import head, node, ray_start
 from hanmaru_gateway.settings import Settings, read_settings, require_files
+from hanmaru_gateway.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,8 @@ def _serve(settings: Settings, replicas: int) -> int:
 
     from hanmaru_gateway.deployment import APPLICATION, gateway_application
 
-    stop = threading.Event()
-    head.stop_on_signals(stop)  # after ray.init, which installs handlers of its own
+    stop = Stop()
+    stop.on_signals()  # after ray.init, which installs handlers of its own
     serve.start(proxy_location="Disabled", logging_config=LoggingConfig(log_level="WARNING"))
     try:
         serve.run(gateway_application(settings, replicas), name=APPLICATION, route_prefix=None)

@@ -10,7 +10,6 @@ import argparse
 import logging
 import os
 import socket
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from hanmaru_contracts.log import log_event
 from hanmaru_gateway import head, ray_start
 from hanmaru_gateway.leaving import ENV_LEAVE_SOCKET, ask_to_leave
 from hanmaru_gateway.settings import Settings, read_settings, require_files
+from hanmaru_gateway.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
     settings = read_settings(os.environ, {})
     require_files(settings)
     environment = {**head.ray_environment(os.environ), ENV_LEAVE_SOCKET: str(options.ray_folder / "leave")}
-    stop = threading.Event()
-    head.stop_on_signals(stop)
+    stop = Stop()
+    stop.on_signals()
     if not _head_answers(options.head, stop):
         return 0
     wanted = ray_start.RayNode(
@@ -44,11 +44,11 @@ def main(argv: Sequence[str]) -> int:
     return head.until_started(lambda: _run(wanted, environment, settings, stop))
 
 
-def _run(wanted: ray_start.RayNode, environment: Mapping[str, str], settings: Settings, stop: threading.Event) -> int:
+def _run(wanted: ray_start.RayNode, environment: Mapping[str, str], settings: Settings, stop: Stop) -> int:
     with ray_start.running(wanted, environment) as ray:
         log_event(log, logging.INFO, "gateway.joining", head=wanted.head)
         status = head.wait(ray, stop)
-        if stop.is_set():
+        if stop.is_asked():
             log_event(log, logging.INFO, "gateway.leaving")
             has_left = ask_to_leave(Path(environment[ENV_LEAVE_SOCKET]), leave_timeout_s(settings))
             log_event(log, logging.INFO, "gateway.left", in_peace=has_left)
@@ -68,11 +68,11 @@ def leave_timeout_s(settings: Settings) -> float:
     return settings.leave_delay_s + settings.shutdown_timeout_s + LEAVE_MARGIN_S
 
 
-def _head_answers(address: str, stop: threading.Event) -> bool:
+def _head_answers(address: str, stop: Stop) -> bool:
     """Wait for the head, which may come later than this pod. False: told to stop before it came."""
     host, _, port = address.rpartition(":")
     is_said = False
-    while not stop.is_set():
+    while not stop.is_asked():
         try:
             socket.create_connection((host, int(port)), timeout=_LOOK_INTERVAL_S).close()
         except OSError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from hanmaru_gateway.head import wait_for_both
+from hanmaru_gateway.stop import Stop
 
 pytestmark = pytest.mark.timeout(30)
 RUNS = "import sys; sys.stdin.read()"
@@ -34,14 +34,14 @@ def test_what_ended_first_is_what_is_said(
     ray: str, deploying: str, said: tuple[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     with child(ray) as one, child(deploying) as other:
-        assert wait_for_both(one, other, threading.Event()) == 1
+        assert wait_for_both(one, other, Stop()) == 1
     last = caplog.records[-1]
     assert (last.getMessage(), vars(last)["hanmaru_fields"]["exit_status"]) == said
 
 
 def test_a_signal_ends_it_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    stop = threading.Event()
-    stop.set()
+    stop = Stop()
+    stop.ask()
     with child(RUNS) as one, child(RUNS) as other:
         assert wait_for_both(one, other, stop) == 0
     assert not caplog.records

@@ -47,6 +47,8 @@ def started(checkout: Path) -> Iterator[subprocess.Popen[str]]:
     tool = subprocess.Popen(
         [sys.executable, str(checkout / "tools/test.py")], env=environ, cwd=checkout, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        # A run in the background ignores it, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         yield tool

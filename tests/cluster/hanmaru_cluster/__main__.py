@@ -11,7 +11,6 @@ import dataclasses
 import os
 import signal
 import sys
-import threading
 import time
 
 from hanmaru_cluster import records
@@ -22,6 +21,7 @@ from hanmaru_cluster.real import TWO_NODES, RealCluster
 from hanmaru_cluster.roles import NodeRole
 
 DOWN_DEADLINE_S = 30.0
+LOOK_S = 0.2
 
 
 def main() -> None:
@@ -79,19 +79,20 @@ def _build(*, with_nodes: bool) -> None:
 
 
 def _up(node_count: int) -> None:
-    asked = _interruption()
+    asked = _interruptions()
     with ControlPlane() as plane, Nodes(plane.api) as nodes:
         nodes.add(node_count, capacity={"nvidia.com/gpu": "8"})
         print(f"KUBECONFIG={plane.kubeconfig}", flush=True)
-        asked.wait()
+        while not asked:
+            time.sleep(LOOK_S)
 
 
 def _real_up(roles: list[NodeRole] | None) -> None:
-    asked = _interruption()
+    asked = _interruptions()
     with RealCluster(roles or TWO_NODES, purpose=records.BY_HAND) as cluster:
         print(f"KUBECONFIG={cluster.kubeconfig}", flush=True)
-        while cluster.is_alive() and not asked.wait(1):
-            pass
+        while cluster.is_alive() and not asked:
+            time.sleep(LOOK_S)
 
 
 def _real_list() -> None:
@@ -118,11 +119,11 @@ def _is_meant(record: records.Record, names: list[str]) -> bool:
     return record.name in names if names else record.purpose == records.BY_HAND
 
 
-def _interruption() -> threading.Event:
-    """Set by Ctrl-C or SIGTERM."""
-    asked = threading.Event()
+def _interruptions() -> list[int]:
+    """Of Ctrl-C and SIGTERM, as they come. No Event: its lock may be held when a handler runs."""
+    asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: asked.set())
+        signal.signal(number, lambda number, _frame: asked.append(number))
     return asked
 
 
