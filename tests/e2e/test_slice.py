@@ -28,7 +28,9 @@ def test_an_installation_answers_one_request_and_goes(request: pytest.FixtureReq
     with progress.step("helm uninstall"):
         release.uninstall()
     release.helm("uninstall", "hanmaru-crds", "-n", names.NAMESPACE, "--wait", "--timeout", "60s")
+    with progress.step("the pods are gone"):
+        # Kubernetes looks at a namespace with pods again only after half of their longest grace period: minutes.
+        world.kube.wait("no pod is left", lambda: not world.kube.pods(names.NAMESPACE), within_s=120)
     with progress.step("the namespaces are gone"):
-        # Pods may drain; how quickly an uninstall has to end is another test's (`test_uninstall`).
         namespaces = (MODELS, CLIENTS, names.NAMESPACE)
-        world.kube.kubectl("delete", "namespace", *namespaces, "--wait", "--timeout=300s", timeout_s=330)
+        world.kube.kubectl("delete", "namespace", *namespaces, "--wait", "--timeout=120s", timeout_s=150)
