@@ -18,8 +18,10 @@ _NAMESPACED = (
     "deployments.apps", "statefulsets.apps", "services", "configmaps", "serviceaccounts", "secrets", "pods",
     "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy", "roles.rbac.authorization.k8s.io",
     "rolebindings.rbac.authorization.k8s.io", "horizontalpodautoscalers.autoscaling",
-    "modeldeployments.serving.hanmaru.dev", "tenants.serving.hanmaru.dev", "jobs.batch", "leases.coordination.k8s.io",
+    "jobs.batch", "leases.coordination.k8s.io",
 )  # fmt: skip
+_USERS_TOO = ("modeldeployments.serving.hanmaru.dev", "tenants.serving.hanmaru.dev")
+"""Users make their own in the release's namespace; the release's have its label."""
 _OF_THE_CLUSTER = (
     "clusterroles", "clusterrolebindings", "acceleratorpools.serving.hanmaru.dev", "validatingwebhookconfigurations",
     "mutatingwebhookconfigurations", "priorityclasses",
@@ -39,6 +41,7 @@ def test_an_uninstall_with_a_live_deployment_is_quick_and_leaves_what_users_own(
         within_s=120,
     )
     workers = {pod["metadata"]["uid"] for pod in world.workers(USERS)}
+    tenants = _users_tenants(world)
 
     begun_s = time.monotonic()
     with progress.step("helm uninstall"):
@@ -59,6 +62,7 @@ def test_an_uninstall_with_a_live_deployment_is_quick_and_leaves_what_users_own(
     assert time.monotonic() - begun_s <= BOUND_S
 
     assert workers == {pod["metadata"]["uid"] for pod in world.workers(USERS)}, "a user's worker was not left alone"
+    assert _users_tenants(world) == tenants
     crds = world.kube.items("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
     assert len([crd for crd in crds if crd["spec"]["group"] == GROUP]) == 3
 
@@ -77,8 +81,15 @@ def _left(world: World) -> list[str]:
     """Objects of the release; its platform secret, and what the tests made themselves, are users'."""
     of_namespace = world.kube.kubectl("-n", names.NAMESPACE, "get", ",".join(_NAMESPACED), "-o", "name").split()
     selector = f"app.kubernetes.io/instance={names.NAME}"
-    of_cluster = world.kube.kubectl("get", ",".join(_OF_THE_CLUSTER), "-o", "name", "-l", selector).split()
-    return [name for name in of_namespace if not _is_users(name)] + of_cluster
+    kinds = ",".join((*_OF_THE_CLUSTER, *_USERS_TOO))
+    labelled = world.kube.kubectl("get", kinds, "-A", "-o", "name", "-l", selector).split()
+    return [name for name in of_namespace if not _is_users(name)] + labelled
+
+
+def _users_tenants(world: World) -> list[str]:
+    """In the release's namespace."""
+    others = f"app.kubernetes.io/instance!={names.NAME}"
+    return world.kube.kubectl("-n", names.NAMESPACE, "get", _USERS_TOO[1], "-o", "name", "-l", others).split()
 
 
 def _is_users(name: str) -> bool:
