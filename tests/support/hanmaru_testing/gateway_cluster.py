@@ -43,7 +43,7 @@ class Pod:
         variable, _, value = self.mark.partition("=")
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "hanmaru_gateway.launch", *argv],
+                [sys.executable, "-X", "faulthandler", "-m", "hanmaru_gateway.launch", *argv],
                 # Titles that processes give themselves would overwrite the mark.
                 env={**os.environ, **environment, variable: value, "SPT_NOENV": "1"},
                 stdout=file,
@@ -83,7 +83,11 @@ class Pod:
     async def ended(self) -> int:
         deadline = time.monotonic() + STOP_DEADLINE_S
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.log.read_text(errors="replace")
+            if time.monotonic() > deadline:
+                # Where each of its threads is goes into its log.
+                self.process.send_signal(signal.SIGABRT)
+                self.process.wait(STOP_DEADLINE_S)
+                raise AssertionError(f"it has not ended: {self.log.read_text(errors='replace')}")
             await asyncio.sleep(0.1)
         return self.process.returncode
 
