@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import kv_bytes
 import prefix_hits
 from bars import missed
 from decoding import MTP, PLAIN, Samples
+from hanmaru_testing.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "checkpoints" / "tiny-k-exaone"
@@ -133,21 +133,6 @@ def _clock() -> Callable[[str], None]:
         print(f"{time.monotonic() - begun:5.0f} s  {words}", file=sys.stderr, flush=True)
 
     return say
-
-
-def machine() -> dict[str, object]:
-    """What the numbers were taken on; the load is the machine's before the run."""
-    cpu = platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_1min": round(os.getloadavg()[0], 2),
-    }
 
 
 if __name__ == "__main__":

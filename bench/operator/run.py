@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import signal
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from pathlib import Path
 import planning
 import reconciling
 from cluster_rig import Size
+from hanmaru_testing.machine import machine
 
 
 def main() -> int:
@@ -94,21 +93,6 @@ def _reconciling(size: Size, folder: Path) -> dict[str, object]:
 def quantile(values: Sequence[float], fraction: float) -> float:
     """The value that so many are not above."""
     return sorted(values)[max(0, min(len(values) - 1, round(fraction * len(values)) - 1))]
-
-
-def machine() -> dict[str, object]:
-    """What the numbers were taken on; the load is the machine's before the run."""
-    cpu = platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_1min": round(os.getloadavg()[0], 2),
-    }
 
 
 if __name__ == "__main__":

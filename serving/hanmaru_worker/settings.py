@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +16,7 @@ from hanmaru_contracts.wire.engine_spec import EngineSpec
 from hanmaru_redis.settings import Access, read_access
 from pydantic import ValidationError
 
-_KEY_BYTES = 32
+from hanmaru_worker.secret_files import read_key, read_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +99,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     return Settings(
         spec=spec,
         replica=ReplicaId(_required(environ, names.ENV_REPLICA_ID)),
-        replica_key=_read_replica_key(Path(_required(environ, names.ENV_REPLICA_KEY_FILE))),
-        redis=read_access(environ, lambda path, what: _read_secret(path)),
+        replica_key=read_key(Path(_required(environ, names.ENV_REPLICA_KEY_FILE)), "replica key"),
+        redis=read_access(environ, lambda path, _what: read_secret(path)),
         rank=_read_rank(environ),
         advertise_host=environ.get(names.ENV_ADVERTISE_HOST) or "127.0.0.1",
         log_dir=Path(environ.get(names.ENV_LOG_DIR) or home / "logs"),
@@ -124,32 +122,6 @@ def _read_spec(path: Path) -> EngineSpec:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise _wrong(f"the engine spec {path} is not valid: {faults}") from error
-
-
-def _read_replica_key(path: Path) -> bytes:
-    text = _read_secret(path)
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != _KEY_BYTES:
-        raise _wrong(f"the replica key in {path} is not {2 * _KEY_BYTES} hexadecimal digits")
-    return key
-
-
-def _read_secret(path: Path) -> str:
-    """Contents without surrounding white space, of a file that others cannot read.
-
-    A group may read it: Kubernetes mounts Secrets group-readable for pods with an fsGroup.
-    """
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & stat.S_IRWXO:
-                raise _wrong(f"{path} has mode {mode:04o}, so every user may use it; run: chmod 600 {path}")
-            return file.read().decode().strip()
-    except OSError as error:
-        raise _wrong(f"cannot read the secret file {path}: {error.strerror}") from error
 
 
 def _read_rank(environ: Mapping[str, str]) -> GroupRank:

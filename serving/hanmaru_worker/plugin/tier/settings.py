@@ -6,8 +6,6 @@ stands in a flag. `storage` reads both once.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +18,8 @@ from hanmaru_redis.settings import REDIS_FROM_ENVIRONMENT, Access, read_access
 from pydantic import ConfigDict, Field, ValidationError
 
 from hanmaru_worker.plugin.tier.store import Limits
+from hanmaru_worker.secret_files import read_key, read_secret
 
-_KEY_BYTES = 32
 PREFIX_OF_VARIABLES = "HANMARU_"
 
 
@@ -77,28 +75,9 @@ def read_settings(extra_config: Mapping[str, object], environ: Mapping[str, str]
     key_file = environ.get(names.ENV_TIER_KEY_FILE)
     if not key_file:
         raise _wrong(f"{names.ENV_TIER_KEY_FILE} is not set: the shared cache's pages cannot be sealed")
-    return Settings(told, read_access(given, lambda path, _what: _read_secret(path)), _read_key(Path(key_file)))
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        key = bytes.fromhex(_read_secret(path))
-    except ValueError:
-        key = b""
-    if len(key) != _KEY_BYTES:
-        raise _wrong(f"the key in {path} is not {2 * _KEY_BYTES} hexadecimal digits")
-    return key
-
-
-def _read_secret(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & stat.S_IRWXO:
-                raise _wrong(f"{path} has mode {mode:04o}, so every user may use it; run: chmod 600 {path}")
-            return file.read().decode().strip()
-    except OSError as error:
-        raise _wrong(f"cannot read the secret file {path}: {error.strerror}") from error
+    return Settings(
+        told, read_access(given, lambda path, _what: read_secret(path)), read_key(Path(key_file), "tier key")
+    )
 
 
 def _wrong(message: str) -> HanmaruError:
