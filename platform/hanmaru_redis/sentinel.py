@@ -46,9 +46,11 @@ class _Sentinels(Sentinel):
         self.sentinels = list(clients)
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """The library's, but for the reason, which it would keep to itself. Raises MasterNotFoundError."""
+        """The library's, but that it says why, and loses no sentinel when several ask at once. Raises
+        MasterNotFoundError.
+        """
         problem: Exception | None = None
-        for place, client in enumerate(self.sentinels):
+        for client in tuple(self.sentinels):
             try:
                 states = cast("dict[str, dict[str, Any]]", await client.sentinel_masters())
             except (RedisError, OSError) as error:
@@ -56,7 +58,8 @@ class _Sentinels(Sentinel):
                 continue
             state = states.get(service_name)
             if state and self.check_master_state(state, service_name):
-                self.sentinels[0], self.sentinels[place] = client, self.sentinels[0]
+                # Another task may have put them in another order since.
+                self.sentinels.sort(key=lambda sentinel: sentinel is not client)
                 return state["ip"], state["port"]
         raise MasterNotFoundError(f"no sentinel names a primary {service_name} that lives") from problem
 

@@ -15,6 +15,7 @@ import pytest
 from hanmaru_contracts import redis_keys
 from hanmaru_contracts.names import TenantId
 from hanmaru_gateway.routing.registry import StoreState
+from hanmaru_redis.opening import Patience, open_redis
 from hanmaru_redis.slots import slot_of
 from hanmaru_testing.redis_topologies import Installation, Server, cluster, sentinel, serving
 from hanmaru_testing.redis_world import DEADLINE_S, MODEL, REQUESTERS, TENANTS, World, world
@@ -73,6 +74,23 @@ async def test_sentinels_name_another_primary(tmp_path: Path, how: str, caplog: 
     events = [record.getMessage() for record in caplog.records]
     assert "redis.primary_changed" in events
     assert events.index("store.lost") < events.index("store.back")
+
+
+async def test_a_sentinel_that_came_back_is_asked_again(tmp_path: Path) -> None:
+    """Many ask at once while it is away: each of them sets it behind who answered."""
+    with sentinel(tmp_path) as installation:
+        first, *others = installation.sentinels
+        client = open_redis(installation.access("gateway"), "hanmaru-test", Patience(1.0, 1.0))
+        try:
+            first.kill()
+            await asyncio.gather(*(client.get(redis_keys.TENANTS_VERSION) for _ in range(8)))
+            first.start()
+            for other in others:
+                other.kill()
+            await client.connection_pool.disconnect()
+            await client.get(redis_keys.TENANTS_VERSION)
+        finally:
+            await client.aclose()
 
 
 @pytest.mark.parametrize("how", ["killed", "hanging"])
