@@ -24,18 +24,26 @@ from hanmaru_worker.settings import GroupRank, is_loopback
 CPU_PLATFORM = "hanmaru_cpu"
 """Our out-of-tree platform, as `SGLANG_PLATFORM` and the entry point in pyproject.toml name it."""
 
-_KEYS_AND_DOORS = frozenset({
+KEYS_AND_DOORS = frozenset({
     # Ours to set: the supervisor, the registration and the keys depend on them.
     "--config", "--api-key", "--admin-api-key", "--host", "--port", "--served-model-name", "--model-path", "--model",
     "--nnodes", "--node-rank", "--dist-init-addr", "--nccl-init-addr", "--nccl-port", "--skip-server-warmup",
     # Code or pickles from outside.
     "--trust-remote-code", "--load-format", "--enable-custom-logit-processor", "--custom-weight-loader",
     "--forward-hooks", "--model-loader-extra-config", "--decrypted-config-file", "--decrypted-draft-config-file",
-    "--trust-request-chat-template", "--trust-mm-content-hashes",
+    "--trust-request-chat-template", "--trust-mm-content-hashes", "--speculative-draft-load-format",
+    "--speculative-draft-model-path", "--speculative-draft-model", "--modelexpress-config",
+    "--remote-instance-weight-loader-seed-instance-ip", "--remote-instance-weight-loader-seed-instance-service-port",
+    "--remote-instance-weight-loader-backend", "--sidecar", "--sidecar-args", "--debug-tensor-dump-input-file",
     # Listeners without our keys. With several tokenizer workers SGLang checks no key at all (read in 0.5.23).
     "--tokenizer-worker-num", "--grpc-mode", "--smg-grpc-mode", "--grpc-port", "--smg-http-sidecar-port",
     "--grpc-http-sidecar-port", "--use-ray", "--enable-http-worker-reuseport", "--encoder-only",
-    "--kv-events-config", "--load-publish-endpoint", "--gated-launch-port",
+    "--kv-events-config", "--load-publish-endpoint", "--gated-launch-port", "--disaggregation-mode",
+    "--disaggregation-bootstrap-port", "--enable-pd-role-switch", "--encoder-bootstrap-port", "--encoder-register-urls",
+    "--engine-info-bootstrap-port", "--remote-instance-weight-loader-start-seed-via-transfer-engine",
+    "--remote-instance-weight-loader-send-weights-group-ports",
+    # Prompts to others.
+    "--tool-server", "--encoder-urls",
     # Prompts or keys in logs, files or traces.
     "--log-level", "--log-requests", "--log-requests-level", "--log-requests-target", "--crash-dump-folder",
     "--export-metrics-to-file", "--export-metrics-to-file-dir", "--debug-tensor-dump-output-folder",
@@ -44,11 +52,14 @@ _KEYS_AND_DOORS = frozenset({
     "--hicache-storage-backend", "--hicache-storage-backend-extra-config", "--file-storage-path",
     "--enable-unified-cache-external-linker", "--unified-cache-external-linker-backend",
     "--unified-cache-external-linker-config", "--enable-lmcache", "--lmcache-config-file",
+    "--enable-flexkv", "--flexkv-config-file",
 })  # fmt: skip
 """Flags a spec's `extra_args` may not hold."""
 
 SECRET_PLACES = frozenset({names.ENV_REPLICA_KEY_FILE, *REDIS_FROM_ENVIRONMENT.values()})
 """Variables no engine has a use for."""
+LISTENER_PLACES = frozenset({"SGLANG_GRPC_PORT"})
+"""Variables that open what `KEYS_AND_DOORS` keeps shut."""
 TIER_PLACES = frozenset({names.ENV_TIER_KEY_FILE, *map(names.tier_variable, REDIS_FROM_ENVIRONMENT.values())})
 """Variables that an engine with a shared cache has a use for."""
 
@@ -57,7 +68,7 @@ def to_argv(
     spec: EngineSpec, rank: GroupRank, *, host: str, port: int, config_file: Path, python: str = sys.executable
 ) -> tuple[str, ...]:
     """The engine's command line. Raises HanmaruError (CONFIGURATION) when `extra_args` hold a reserved flag."""
-    refuse_reserved(spec.extra_args, _KEYS_AND_DOORS)
+    refuse_reserved(spec.extra_args, KEYS_AND_DOORS)
     flags: list[str] = ["--config", str(config_file), "--model-path", spec.checkpoint]
     flags += ["--served-model-name", spec.route, "--host", host, "--port", str(port)]
     flags += ["--device", spec.device.value, "--dtype", spec.dtype, "--context-length", str(spec.context_tokens)]
@@ -90,7 +101,9 @@ def to_environment(
 
     `peers` are the addresses of the group's ranks, whose messages are unpickled; empty: everybody's are.
     """
-    kept_back = SECRET_PLACES if spec.shared_cache is not None else SECRET_PLACES | TIER_PLACES
+    kept_back = SECRET_PLACES | LISTENER_PLACES
+    if spec.shared_cache is None:
+        kept_back |= TIER_PLACES
     environment = {name: value for name, value in inherited.items() if name not in kept_back}
     environment |= {
         "HF_HUB_OFFLINE": "1",

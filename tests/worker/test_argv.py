@@ -8,7 +8,7 @@ import pytest
 from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, KvCache, Parallelism, SharedCache
-from hanmaru_worker.argv import to_argv, to_environment, trace_address
+from hanmaru_worker.argv import KEYS_AND_DOORS, to_argv, to_environment, trace_address
 from hanmaru_worker.settings import GroupRank
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,24 +159,7 @@ def test_extra_arguments_come_last_as_they_stand() -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    [
-        "--api-key",
-        "--api-key=x",
-        "--admin-api-key",
-        "--admin",
-        "--trust-remote-code",
-        "--trust-remote",
-        "--trust_remote_code",
-        "--config",
-        "--host=0.0.0.0",
-        "--tokenizer-worker-num",
-        "--load-format",
-        "--grpc-port",
-        "--log-requests",
-        "--log-level=info",
-        "--enable-custom-logit-processor",
-        "--kv-events-config",
-    ],
+    [*sorted(KEYS_AND_DOORS), "--api-key=x", "--admin", "--trust-remote", "--trust_remote_code", "--sidecar-a"],
 )
 def test_extra_arguments_cannot_open_the_engine(argument: str) -> None:
     with pytest.raises(HanmaruError, match="decided by the worker") as refused:
@@ -245,10 +228,11 @@ def test_cpu_ranks_take_turns_on_the_cores(rank: GroupRank, binding: str) -> Non
     assert found["SGLANG_CPU_OMP_THREADS_BIND"] == binding
 
 
-def test_the_engine_inherits_everything_but_the_supervisors_secrets() -> None:
-    found = environment(spec(), HANMARU_REPLICA_KEY_FILE="k", HANMARU_REDIS_PASSWORD_FILE="p", PATH="/bin", HTTP="x")
+def test_the_engine_inherits_everything_but_the_supervisors_secrets_and_listeners() -> None:
+    told = {"HANMARU_REPLICA_KEY_FILE": "k", "HANMARU_REDIS_PASSWORD_FILE": "p", "SGLANG_GRPC_PORT": "1"}
+    found = environment(spec(), PATH="/bin", HTTP="x", **told)
     assert found["PATH"] == "/bin"
-    assert not {"HANMARU_REPLICA_KEY_FILE", "HANMARU_REDIS_PASSWORD_FILE"} & found.keys()
+    assert not told.keys() & found.keys()
 
 
 def test_whoever_starts_the_worker_may_give_a_rank_more_threads() -> None:
