@@ -16,6 +16,7 @@ from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
 from hanmaru_worker.plugin import ATTENTION_BACKEND
 from hanmaru_worker.plugin.chains import refuse_other_than_chains
+from hanmaru_worker.plugin.host_pools import allow_plain_memory, refuse_other_layouts
 
 
 class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no types
@@ -41,7 +42,11 @@ class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no 
             server_args.attention_backend = ATTENTION_BACKEND
         if server_args.speculative_algorithm is not None:
             refuse_other_than_chains(server_args)
+            if server_args.enable_watermark:
+                raise ValueError("--enable-watermark: the native CPU platform does not watermark drafted text")
             server_args.speculative_use_rejection_sampling = True
+        if server_args.enable_hierarchical_cache:
+            refuse_other_layouts(server_args)
 
     def get_default_attention_backend(self) -> str:
         """The backend SGLang takes where it asks the platform rather than the arguments."""
@@ -53,7 +58,6 @@ class HanmaruCpuPlatform(SRTPlatform):  # type: ignore[misc]  # SGLang ships no 
 
         from hanmaru_worker.plugin import moe
         from hanmaru_worker.plugin.attention import NativeAttentionBackend
-        from hanmaru_worker.plugin.host_pools import allow_plain_memory
 
         register_attention_backend(ATTENTION_BACKEND)(NativeAttentionBackend)
         allow_plain_memory()

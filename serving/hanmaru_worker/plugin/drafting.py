@@ -121,6 +121,7 @@ def draw_drafts(
     """One draft of each row and its probability, both [rows, 1]. Seeds come with deterministic inference, CUDA's."""
     assert num_samples == 1, "a chain has one draft a position"
     drawn = chains.draw(probs)[:, None]
+    _agree(drawn)
     return probs.gather(1, drawn), drawn
 
 
@@ -167,8 +168,7 @@ def verify(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens after each chain position, how many each sequence got, and their rows (-1 past the end); all int32."""
     sampling = batch.sampling_info
-    if watermark_state is not None and sampling.has_watermark_candidates:
-        raise NotImplementedError("the native CPU platform does not watermark drafted text")
+    assert watermark_state is None, "refused by the platform"
     logits = logits_output.next_token_logits
     width = verify_input.draft_token_num
     _adjust(logits, sampling, grammar_mask, width)
@@ -177,7 +177,8 @@ def verify(
     if sampling.is_all_greedy:
         verdict = chains.greedy(drafts, logits.argmax(-1).view(sequences, width))
     else:
-        verdict = _agreed(_sample(drafts, verify_input.draft_probs, logits, sampling, width))
+        verdict = _sample(drafts, verify_input.draft_probs, logits, sampling, width)
+        _agree(verdict.tokens, verdict.accepted)
     is_accepted = torch.arange(width) <= verdict.accepted[:, None]
     rows = torch.arange(sequences * width).view(sequences, width)
     return (
@@ -217,10 +218,11 @@ def _sample(
     return chains.sampled(drafts, probabilities.view(len(drafts), width, -1), draft_odds, torch.rand(drafts.shape))
 
 
-def _agreed(verdict: chains.Verdict) -> chains.Verdict:
-    """The first rank's: other ranks' logits may differ in the last bit, and a group must grow by the same tokens."""
+def _agree(*drawn: torch.Tensor) -> None:
+    """Make them the first rank's, in place: other ranks' odds may differ in the last bit, and a group must draft, and
+    grow by, the same tokens.
+    """
     group = get_parallel().tp_group
     if group.world_size > 1:
-        group.broadcast(verdict.tokens, src=0)
-        group.broadcast(verdict.accepted, src=0)
-    return verdict
+        for values in drawn:
+            group.broadcast(values, src=0)

@@ -19,6 +19,22 @@ RESERVE_BYTES = 1024**3
 """Of the machine's memory, left to others when a host pool is made. SGLang leaves 10 GiB: too much for a laptop."""
 
 
+LAYOUTS = ("layer_first", "page_first")
+"""Of host memory, in which a layer is addressed by token."""
+
+
+def refuse_other_layouts(flags: Any) -> None:
+    """Raise a ValueError that names the flag. `flags` has SGLang's of the hierarchical cache."""
+    if flags.hicache_mem_layout not in LAYOUTS:
+        raise ValueError(
+            f"--hicache-mem-layout {flags.hicache_mem_layout}: the native CPU platform has {' and '.join(LAYOUTS)}"
+        )
+    if flags.hicache_io_backend != "kernel":
+        raise ValueError(
+            f"--hicache-io-backend {flags.hicache_io_backend}: the native CPU platform copies by torch; leave it out"
+        )
+
+
 def allow_plain_memory() -> None:
     """Effects: SGLang's table of allocators by device, and how much memory a host pool leaves."""
     from sglang.srt.mem_cache.pool_host import base, common
@@ -72,5 +88,4 @@ def backup_layers(
 
 
 def _is_plain(pool: Any) -> bool:
-    # Of the layouts, those in which a layer is addressed by token, which are the two that argv may choose from.
-    return pool.device_k_buffers[0].device.type == "cpu" and pool.layout in ("layer_first", "page_first")
+    return bool(pool.device_k_buffers[0].device.type == "cpu")

@@ -23,6 +23,7 @@ def activate() -> str | None:
     if os.environ.get("SGLANG_PLATFORM") != PLATFORM_NAME:
         return None
     # This is called early in the imports, which are most of a start. With Python's own 700 objects between collections
-    # they took 8.7 s of CPU, so 7.5 s (medians of interleaved runs, 2026-11-23).
+    # they took 8.7 s of CPU, so 7.5 s (medians of interleaved runs, 2026-11-23). It stays so;
+    # `--gc-threshold` sets another.
     gc.set_threshold(*_COLLECT_AFTER)
     return "hanmaru_worker.plugin.cpu.HanmaruCpuPlatform"

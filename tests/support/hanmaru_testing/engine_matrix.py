@@ -133,12 +133,12 @@ class Outcome:
     """One line for each answer that is further from the reference than allowed."""
 
 
-def ask(engine: Engine, prompt: Sequence[int], *, with_prompt: bool = False) -> Any:
-    """Greedy, with log-probabilities; asking for the prompt's own keeps the engine from using its prefix cache."""
+def ask(engine: Engine, prompt: Sequence[int], *, with_prompt: bool = False, temperature: float = 0) -> Any:
+    """With log-probabilities; asking for the prompt's own keeps the engine from using its prefix cache."""
     return engine.generate(
         {
             "input_ids": list(prompt),
-            "sampling_params": {"temperature": 0, "max_new_tokens": OUTPUT_TOKENS, "ignore_eos": True},
+            "sampling_params": {"temperature": temperature, "max_new_tokens": OUTPUT_TOKENS, "ignore_eos": True},
             "return_logprob": True,
             "logprob_start_len": 0 if with_prompt else -1,
         },

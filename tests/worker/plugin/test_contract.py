@@ -6,6 +6,7 @@ row whose user is not on the page, and a hooked target that the page does not na
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import pkgutil
@@ -26,6 +27,7 @@ from hanmaru_testing.upstream import (
     refused_call,
     subclasses_of_upstream,
 )
+from hanmaru_worker.argv import KEYS_AND_DOORS
 
 pytestmark = [pytest.mark.usefixtures("plugin_loaded"), pytest.mark.timeout(180)]
 
@@ -433,7 +435,8 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
         "hooks.state_hybrid_layout, models",
         ["config.is_moe_layer", "ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"],
     ),
-    "sglang.srt.models.exaone_moe_mtp": ("models", ["ExaoneMoEForCausalLMMTP"]),
+    # Of the target's own layers: so the draft's window is narrowed with theirs.
+    "sglang.srt.models.exaone_moe_mtp": ("models", ["ExaoneMoEForCausalLMMTP", "self.model = ExaoneMoEModel("]),
     "sglang.srt.runtime_context": ("hooks.choose_attention_backend", ['"device_sm"', '"is_cuda"', '"is_sm100"']),
     "sglang.srt.platforms": ("hooks.choose_attention_backend", ["current_platform"]),
     "sglang.srt.platforms.device_mixin": ("cpu.HanmaruCpuPlatform", ["DeviceCapability", "PlatformEnum", "OOT"]),
@@ -534,6 +537,11 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
             "speculative_accept_threshold_acc",
         ],
     ),
+    "sglang.srt.arg_groups.fields.exec_": ("cpu.HanmaruCpuPlatform", ["enable_watermark: "]),
+    "sglang.srt.arg_groups.fields.memory": (
+        "host_pools.refuse_other_layouts",
+        ["enable_hierarchical_cache: ", "hicache_mem_layout: ", "hicache_io_backend: "],
+    ),
 }
 
 
@@ -576,6 +584,16 @@ def test_what_we_reach_by_name_alone_is_still_there(target: str) -> None:
     source = inspect.getsource(inspect.unwrap(_resolve(target, user)))
     missing = [word for word in words if word not in source]
     assert not missing, f"SGLang's {target} no longer has {missing}, on which {user} rests; see {ENTRY}"
+
+
+def test_every_flag_that_extra_args_may_not_hold_is_one_of_sglangs() -> None:
+    """A name that moved would leave its door open."""
+    from sglang.srt.server_args import ServerArgs
+
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    unknown = KEYS_AND_DOORS - set(parser._option_string_actions)
+    assert not unknown, f"SGLang has no {sorted(unknown)} any more: what replaced them?"
 
 
 def test_every_name_our_sources_use_is_under_contract() -> None:

@@ -34,6 +34,10 @@ def flags(**changed: Any) -> SimpleNamespace:
         "enable_multi_layer_eagle": False,
         "speculative_accept_threshold_single": 1.0,
         "speculative_accept_threshold_acc": 1.0,
+        "enable_watermark": False,
+        "enable_hierarchical_cache": False,
+        "hicache_mem_layout": "page_first",
+        "hicache_io_backend": "kernel",
     }
     return SimpleNamespace(**{**chain, **changed})
 
@@ -46,9 +50,15 @@ def flags(**changed: Any) -> SimpleNamespace:
         ({"enable_multi_layer_eagle": True}, "--enable-multi-layer-eagle"),
         ({"speculative_accept_threshold_single": 0.5}, "--speculative-accept-threshold-single"),
         ({"speculative_accept_threshold_acc": 0.9}, "--speculative-accept-threshold-acc"),
+        ({"enable_watermark": True}, "--enable-watermark"),
+        (
+            {"enable_hierarchical_cache": True, "hicache_mem_layout": "page_head"},
+            "--hicache-mem-layout page_head: .* layer_first and page_first",
+        ),
+        ({"enable_hierarchical_cache": True, "hicache_io_backend": "direct"}, "--hicache-io-backend direct"),
     ],
 )
-def test_what_is_no_chain_is_refused_by_its_flag(changed: dict[str, Any], flag: str) -> None:
+def test_what_the_platform_cannot_do_is_refused_by_its_flag(changed: dict[str, Any], flag: str) -> None:
     from hanmaru_worker.plugin.cpu import HanmaruCpuPlatform
 
     platform = HanmaruCpuPlatform()
@@ -101,7 +111,6 @@ def sampling(requests: int, **changed: Any) -> SimpleNamespace:
         "acc_additive_penalties": None,
         "acc_scaling_penalties": None,
         "logit_bias": None,
-        "has_watermark_candidates": False,
     }
     return SimpleNamespace(**{**plain, **changed})
 
@@ -160,6 +169,25 @@ def test_a_greedy_request_among_sampled_ones_gets_its_greedy_text(
         assert counts.tolist() == [3, 2], "min-p leaves the second request its best tokens alone"
         assert predict[:3].tolist() == [1, 2, 3]
         assert predict[4:6].tolist() == [1, 2]
+
+
+def test_every_rank_drafts_and_keeps_what_the_first_one_drew(drafting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [torch.tensor([[4], [2]]), torch.tensor([[1, 2, 7, 0]]), torch.tensor([2])]
+
+    def broadcast(values: torch.Tensor, src: int) -> None:
+        assert src == 0
+        values.copy_(told.pop(0))
+
+    group = SimpleNamespace(world_size=2, broadcast=broadcast)
+    monkeypatch.setattr(drafting, "get_parallel", lambda: SimpleNamespace(tp_group=group))
+    odds = torch.rand(2, VOCABULARY)
+    odds_of_drawn, drawn = drafting.draw_drafts(odds)
+    assert drawn.tolist() == [[4], [2]]
+    assert odds_of_drawn.tolist() == [[odds[0, 4].item()], [odds[1, 2].item()]]
+    info = sampling(1, is_all_greedy=False)
+    predict, counts, rows = verify(drafting, [[1, 2, 3]], [[1, 2, 3, 4]], info)
+    assert (predict.tolist(), counts.tolist(), rows.tolist()) == ([1, 2, 7, 0], [3], [[0, 1, 2, -1]])
+    assert not told
 
 
 @pytest.mark.parametrize(("top_k", "top_p", "min_p"), [(5, 1.0, 0.0), (8, 0.7, 0.0), (6, 0.8, 0.2)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from hanmaru_testing.engine_matrix import (
     PRODUCT_ON_ONE_RANK,
     Prompt,
     Switches,
+    ask,
     ask_all,
     judge,
     random_prompts,
@@ -78,7 +80,8 @@ def running(
 
 
 each_combination = pytest.mark.parametrize("running", PAIRWISE, indirect=True, ids=str)
-# The same first parameter in both lists: pytest then starts that engine once for all its tests.
+# The same parameters in all lists: pytest then starts each engine once for all its tests.
+on_two_ranks_that_draft = pytest.mark.parametrize("running", PAIRWISE[1:2], indirect=True, ids=str)
 as_on_one_rank = pytest.mark.parametrize("running", PAIRWISE[:1], indirect=True, ids=str)
 
 
@@ -106,6 +109,19 @@ def test_a_window_of_129_would_have_been_noticed(reference: Reference) -> None:
     error = (right - wrong).abs().amax(-1)
     assert float(error[:WINDOW].max()) < BOUND
     assert float(error[WINDOW:].max()) > 10 * BOUND
+
+
+@on_two_ranks_that_draft
+def test_ranks_that_sample_their_drafts_keep_to_one_text(running: Running, reference: Reference) -> None:
+    """A rank that drew, or kept, another token than the first one's would hold the keys of another text."""
+    engine, source = running.engine, random.Random(19)
+    prompts = [[source.randrange(64, reference.vocabulary) for _ in range(length)] for length in (1, 100, 129, 400)]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        answers = list(pool.map(lambda prompt: ask(engine, prompt, temperature=1), prompts))
+    found = [reference.agreement(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    assert max(each.output_error for each in found) < BOUND, found
+    assert all(each.divergences for each in found), "nothing was sampled"
+    assert sum(answer["meta_info"]["spec_verify_ct"] for answer in answers) < len(answers) * OUTPUT_TOKENS
 
 
 @each_combination
