@@ -66,6 +66,8 @@ class EnginePlan:
     """What the architecture needs."""
     fit: Fit
     """What the engine holds on each rank."""
+    tier: KvCacheTier | None
+    """The shared cache, where one was asked for and the engine has one; its memory is not the engine's."""
     device_bytes: int
     features: tuple[str, ...]
     notes: tuple[str, ...]
@@ -132,7 +134,10 @@ class Refused:
 def plan_engine(
     facts: ModelFacts, pool: EnginePool, serving: Serving, nodes: Sequence[NodeFacts] = ()
 ) -> EnginePlan | Refused:
-    """How a replica looks on this pool. Without nodes the pool's spec is taken at its word."""
+    """How a replica looks on this pool. Without nodes the pool's spec is taken at its word.
+
+    `serving` is what the installation can give: who calls leaves out a shared cache for which there is no Redis.
+    """
     pool = _beside_tier(pool, serving)
     settled = _settle(facts, pool, serving)
     if isinstance(settled, Refused):
@@ -149,10 +154,15 @@ def plan_engine(
 
 def _beside_tier(pool: EnginePool, serving: Serving) -> EnginePool:
     """Where the engine computes in the memory of the node, a shared cache's pages on their way lie there too."""
-    tier = serving.kv_cache.tier
+    tier = _tier(pool, serving)
     if tier is None or not pool.is_cpu:
         return pool
     return replace(pool, device_bytes=max(0, pool.device_bytes - tier.host_gigabytes * 10**9))
+
+
+def _tier(pool: EnginePool, serving: Serving) -> KvCacheTier | None:
+    """SGLang's alone: other engines keep caches of their own."""
+    return serving.kv_cache.tier if pool.engine is EngineType.SGLANG else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,7 @@ class _Settled:
     """Speculation was asked for, so it stays on whatever the layout."""
     notes: tuple[str, ...]
     experimental: tuple[str, ...]
+    tier: KvCacheTier | None
 
 
 def _settle(facts: ModelFacts, pool: EnginePool, serving: Serving) -> _Settled | Refused:
@@ -188,7 +199,9 @@ def _settle(facts: ModelFacts, pool: EnginePool, serving: Serving) -> _Settled |
         hybrid=hybrid,
         memory_fraction=serving.kv_cache.memory_fraction,
     )
-    return _Settled(typed, request, serving.speculative is not None, tuple(notes), tuple(experimental))
+    return _Settled(
+        typed, request, serving.speculative is not None, tuple(notes), tuple(experimental), _tier(pool, serving)
+    )
 
 
 def _settle_dtype(
@@ -420,6 +433,7 @@ def _plan(
         weight_bytes=replica_weight_bytes(facts, shape.sizes, with_mtp=drafts),
         cache=model_cache(facts),
         fit=chosen,
+        tier=settled.tier,
         device_bytes=pool.device_bytes,
         features=tuple(feature for feature in pool.features if feature not in off),
         notes=tuple(notes),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hanmaru_contracts.crd.v1alpha1.model_deployment import DeploymentPool, KvCacheTier, ModelDeploymentSpec
 from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
-from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, EngineType, KvCache, SharedCache
+from hanmaru_contracts.wire.engine_spec import Device, EngineSpec, KvCache, SharedCache
 
 from hanmaru_operator.plan.engine import EnginePlan
 from hanmaru_operator.plan.engine_pool import EnginePool
@@ -31,8 +31,6 @@ class Naming:
     checkpoint: str
     """Folder as the worker sees it."""
     trace_endpoint: str | None = None
-    has_tier: bool = False
-    """The installation has a Redis for shared caches."""
 
 
 def engine_spec(plan: EnginePlan, facts: ModelFacts, pool: EnginePool, naming: Naming) -> EngineSpec:
@@ -59,7 +57,7 @@ def engine_spec(plan: EnginePlan, facts: ModelFacts, pool: EnginePool, naming: N
             sliding_tokens_ratio=fit.sliding_ratio,
             hybrid=request.hybrid or not facts.sliding_layers,
         ),
-        shared_cache=_shared_cache(plan.engine, serving.kv_cache.tier) if naming.has_tier else None,
+        shared_cache=_shared_cache(plan.tier) if plan.tier is not None else None,
         draft_tokens=request.draft_tokens,
         max_running_requests=fit.running_requests,
         prefill_chunk_tokens=fit.chunk_tokens,
@@ -74,10 +72,7 @@ def engine_spec(plan: EnginePlan, facts: ModelFacts, pool: EnginePool, naming: N
     )
 
 
-def _shared_cache(engine: EngineType, tier: KvCacheTier | None) -> SharedCache | None:
-    """SGLang's alone: other engines keep caches of their own."""
-    if tier is None or engine is not EngineType.SGLANG:
-        return None
+def _shared_cache(tier: KvCacheTier) -> SharedCache:
     return SharedCache(
         max_bytes=tier.max_gigabytes * 10**9,
         life_s=float(tier.life_seconds),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hanmaru_contracts.crd.v1alpha1.accelerator_pool import AcceleratorPoolSpec
-from hanmaru_contracts.crd.v1alpha1.model_deployment import DeploymentPool, ModelDeploymentSpec, PlanStatus
+from hanmaru_contracts.crd.v1alpha1.model_deployment import DeploymentPool, ModelDeploymentSpec, PlanStatus, Serving
 from hanmaru_contracts.crd.v1alpha1.tenant import ModelRef
 from hanmaru_contracts.errors import HanmaruError
 
@@ -86,7 +86,9 @@ def choose(
     written = Written(asker.spec, entry, pool, asker.restarted_at)
     kept = choose_revision(asker.bundles, name, written_hash(written))
     try:
-        planned = plan_engine(known.facts, EnginePool.from_spec(name, pool), written.serving, nodes)
+        planned = plan_engine(
+            known.facts, EnginePool.from_spec(name, pool), _to_be_had(written.serving, settings), nodes
+        )
         fresh = _fresh(asker, written, planned, known, kept, settings)
     except HanmaruError as error:  # a pod template, an image, a size that cannot be read
         planned, fresh = Refused(name, ()), None
@@ -161,7 +163,6 @@ def _shape(
         entry=written.entry,
         checkpoint=checkpoint_path(written.source),
         trace_endpoint=settings.trace_endpoint or None,
-        has_tier=settings.tier is not None,
     )
     pool = EnginePool.from_spec(written.entry.name, written.pool)
     return RenderedShape(
@@ -181,6 +182,13 @@ def _shape(
             message="; ".join((*planned.notes, *_missing(written, settings)))[:1024],
         ),
     )
+
+
+def _to_be_had(serving: Serving, settings: RenderSettings) -> Serving:
+    """What was asked for without what the installation lacks, so that no memory is kept for it."""
+    if settings.tier is not None:
+        return serving
+    return serving.model_copy(update={"kv_cache": serving.kv_cache.model_copy(update={"tier": None})})
 
 
 def _missing(written: Written, settings: RenderSettings) -> tuple[str, ...]:

@@ -66,17 +66,15 @@ def test_a_pools_own_settings_take_the_place_of_the_deployments() -> None:
     assert engine_spec(plan, facts, pool, dataclasses.replace(NAMING, entry=entry)).extra_args == ("--x",)
 
 
-def test_a_shared_cache_is_there_where_it_is_asked_for_and_the_installation_has_one() -> None:
+def test_a_shared_cache_is_there_where_it_is_asked_for_and_the_engine_has_one() -> None:
     tier = {"maxGigabytes": 2, "lifeSeconds": 60, "maxPrefixTokens": 4096, "hostGigabytes": 5}
-    serving = Serving.model_validate({"kvCache": {"tier": tier}})
-    asking = dataclasses.replace(NAMING, entry=DEPLOYMENT.pools[0].model_copy(update={"serving": serving}))
-    pool, facts = engine_pool(), model("k-exaone")
-    plan = plan_engine(facts, pool, serving)
-    assert isinstance(plan, EnginePlan)
-    found = engine_spec(plan, facts, pool, dataclasses.replace(asking, has_tier=True)).shared_cache
-    assert found == SharedCache(max_bytes=2 * 10**9, life_s=60.0, max_prefix_tokens=4096, host_gb=5)
-    assert engine_spec(plan, facts, pool, asking).shared_cache is None
-    assert engine_spec(plan, facts, pool, dataclasses.replace(NAMING, has_tier=True)).shared_cache is None
+    found, _ = spec_of("k-exaone", engine_pool(), kvCache={"tier": tier})
+    assert found.shared_cache == SharedCache(max_bytes=2 * 10**9, life_s=60.0, max_prefix_tokens=4096, host_gb=5)
+    assert spec_of("k-exaone", engine_pool())[0].shared_cache is None
+    npu = {"resource": "furiosa.ai/rngd", "engine": "FuriosaLLM", "dtypes": ("nvfp4",), "features": ()}
+    other, plan = spec_of("k-exaone-nvfp4", engine_pool("48Gi", context=49_483, **npu), kvCache={"tier": tier})
+    assert other.shared_cache is None
+    assert [note for note in plan.notes if "only SGLang has one" in note]
 
 
 def test_a_shared_cache_takes_its_memory_from_a_machine_that_computes_in_it() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hanmaru_contracts.crd.v1alpha1.accelerator_pool import AcceleratorPoolSpec
 from hanmaru_contracts.crd.v1alpha1.model_deployment import ModelDeploymentSpec, Serving
 from hanmaru_contracts.wire.engine_spec import EngineSpec, EngineType
 from hanmaru_operator.reconcile.model_facts import Known, Unknown
@@ -33,10 +34,16 @@ SETTINGS = RenderSettings(
 )
 
 
-def chosen(known: Known | Unknown, *, settings: RenderSettings = SETTINGS, **serving: Any) -> Choice:
+def chosen(
+    known: Known | Unknown,
+    *,
+    settings: RenderSettings = SETTINGS,
+    pool: AcceleratorPoolSpec | None = None,
+    **serving: Any,
+) -> Choice:
     spec = SPEC.model_copy(update={"serving": Serving.model_validate(serving)})
     asker = Asker(Owner("default", "k-exaone", "uid"), spec, "", ())
-    return choose(asker, spec.pools[0], pool_spec(), (), known, {}, settings)
+    return choose(asker, spec.pools[0], pool or pool_spec(), (), known, {}, settings)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +89,16 @@ def test_a_shared_cache_needs_the_installations_redis_and_its_lack_is_told() -> 
     assert having.bundle is not None
     assert EngineSpec.model_validate(having.bundle.engine_spec).shared_cache is not None
     assert "no Redis" not in having.plan.message
+
+
+def test_no_memory_is_kept_for_a_shared_cache_that_the_installation_has_no_redis_for() -> None:
+    """A pool of cores computes in the memory that such a cache would take: here more than there is beside the model."""
+    cores = pool_spec("6Gi", 2, resource="cpu", dtypes=("float32",), features=("hybrid-kv",))
+    known, asked = Known(model("tiny"), ""), {"kvCache": {"tier": {"hostGigabytes": 6}}}
+    alone, without = chosen(known, pool=cores), chosen(known, pool=cores, **asked)
+    assert (alone.bundle is not None, without.bundle is not None) == (True, True)
+    assert without.plan.global_tokens == alone.plan.global_tokens
+    assert "takes 6 GB" not in without.plan.message
+    assert "this installation has no Redis for it" in without.plan.message
+    having = chosen(known, pool=cores, settings=replace(SETTINGS, tier=TierRedis("redis://tier")), **asked)
+    assert having.bundle is None
