@@ -71,7 +71,7 @@ def test_a_shared_cache_is_there_where_it_is_asked_for_and_the_engine_has_one() 
     found, _ = spec_of("k-exaone", engine_pool(), kvCache={"tier": tier})
     assert found.shared_cache == SharedCache(max_bytes=2 * 10**9, life_s=60.0, max_prefix_tokens=4096, host_gb=5)
     assert spec_of("k-exaone", engine_pool())[0].shared_cache is None
-    npu = {"resource": "furiosa.ai/rngd", "engine": "FuriosaLLM", "dtypes": ("nvfp4",), "features": ()}
+    npu: dict[str, Any] = {"resource": "furiosa.ai/rngd", "engine": "FuriosaLLM", "dtypes": ("nvfp4",), "features": ()}
     other, plan = spec_of("k-exaone-nvfp4", engine_pool("48Gi", context=49_483, **npu), kvCache={"tier": tier})
     assert other.shared_cache is None
     assert [note for note in plan.notes if "only SGLang has one" in note]

@@ -80,7 +80,8 @@ def test_what_workers_read_has_the_deployments_names() -> None:
 
 
 def test_a_shared_cache_needs_the_installations_redis_and_its_lack_is_told() -> None:
-    known, asked = Known(model("k-exaone"), ""), {"kvCache": {"tier": {}}}
+    known = Known(model("k-exaone"), "")
+    asked: dict[str, Any] = {"kvCache": {"tier": {}}}
     without = chosen(known, **asked)
     assert without.bundle is not None
     assert "sharedCache" not in without.bundle.engine_spec
@@ -94,7 +95,8 @@ def test_a_shared_cache_needs_the_installations_redis_and_its_lack_is_told() -> 
 def test_no_memory_is_kept_for_a_shared_cache_that_the_installation_has_no_redis_for() -> None:
     """A pool of cores computes in the memory that such a cache would take: here more than there is beside the model."""
     cores = pool_spec("6Gi", 2, resource="cpu", dtypes=("float32",), features=("hybrid-kv",))
-    known, asked = Known(model("tiny"), ""), {"kvCache": {"tier": {"hostGigabytes": 6}}}
+    known = Known(model("tiny"), "")
+    asked: dict[str, Any] = {"kvCache": {"tier": {"hostGigabytes": 6}}}
     alone, without = chosen(known, pool=cores), chosen(known, pool=cores, **asked)
     assert (alone.bundle is not None, without.bundle is not None) == (True, True)
     assert without.plan.global_tokens == alone.plan.global_tokens
