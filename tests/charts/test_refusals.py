@@ -52,6 +52,10 @@ EXTERNAL = {"enabled": False, "existingSecret": "logins"}
         ),
         ({"sharedCache": {"enabled": True, "existingSecret": "a"}}, "existingSecret goes with sharedCache.url"),
         ({"sharedCache": {"enabled": True, "user": "pages"}}, "the chart's own Redis knows it as tier"),
+        (
+            {"sharedCache": {"enabled": True}, "redis": {"persistence": {"enabled": True}}},
+            "sharedCache on the chart's own Redis goes without redis.persistence",
+        ),
         ({"sharedCache": {"enabled": True, "serverName": "a"}}, "sharedCache.serverName go with sharedCache.url"),
         (
             {"sharedCache": {"enabled": True, "url": "redis://h", "existingSecret": "a", "serverName": "b"}},
@@ -93,6 +97,11 @@ def test_every_component_is_asked_for_its_account_and_keeps_the_labels_that_find
     assert f"- {path}.serviceAccount.create is false: name the account that exists" in str(refused.value)
     assert f"- {path}.labels may not set app.kubernetes.io/part-of" in str(refused.value)
     assert str(refused.value).count("\n  - ") == 2
+
+
+def test_registrations_may_be_kept_on_disk_beside_a_redis_for_shared_caches() -> None:
+    cache = {"enabled": True, "url": "redis://h", "existingSecret": "a"}
+    assert render({"sharedCache": cache, "redis": {"persistence": {"enabled": True}}})
 
 
 def test_a_component_that_is_off_is_asked_for_nothing() -> None:

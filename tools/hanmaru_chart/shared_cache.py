@@ -18,7 +18,7 @@ class SharedCache(StrictSchema):
     url: Annotated[str, StringConstraints(pattern=r"^(rediss?(\+sentinel|\+cluster)?://[^@\s]+)?$")] = ""
     """A Redis of its own, which is better: pages are large, and whoever fills this one stops nothing else. As
     `redis.external.url`. Empty: the Redis of registrations and quotas; raise `redis.maxMemory` then, of which a fifth
-    is left free."""
+    is left free, and leave `redis.persistence` off."""
     existing_secret: NameOrEmpty = ""
     """A Secret with the user's password in its entry `tier`. Needed with `url`; else it is `redis.existingSecret`, or
     made."""

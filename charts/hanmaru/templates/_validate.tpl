@@ -46,6 +46,9 @@ sharedCache.existingSecret goes with sharedCache.url; for the other Redis the pa
 {{- if and .enabled (not .url) $.Values.redis.enabled (ne .user "tier") }}
 sharedCache.user is {{ .user }}; the chart's own Redis knows it as tier
 {{- end }}
+{{- if and .enabled (not .url) $.Values.redis.enabled $.Values.redis.persistence.enabled }}
+sharedCache on the chart's own Redis goes without redis.persistence: every page would be written to its disk, and a full disk stops registrations and quotas; give sharedCache.url, or set redis.persistence.enabled=false
+{{- end }}
 {{- if and .enabled (not .url) (or .ca.name .serverName) }}
 sharedCache.ca and sharedCache.serverName go with sharedCache.url
 {{- end }}
