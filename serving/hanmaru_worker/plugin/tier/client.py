@@ -33,13 +33,15 @@ class Client:
     """Made once in each rank's process; a thread that is not closed ends with the process."""
 
     def __init__(self, access: Access, limits: Limits, count_failure: Callable[[str], None]) -> None:
-        """Connects to nothing yet."""
+        """Connects to nothing yet, so there is nothing to bound; raises what is wrong with an access at once."""
         self._limits = limits
         self._count_failure = count_failure
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hanmaru-tier", daemon=True)
         self._thread.start()
-        self._store = self._wait(self._open(access), MARGIN_S + CONNECT_S, None)
+        opened = asyncio.run_coroutine_threadsafe(self._open(access), self._loop)
+        self._store: Store | None = opened.result()
+        """None: closed."""
 
     def call(self, work: Callable[[Store], Coroutine[Any, Any, _T]], deadline_s: float, otherwise: _T) -> _T:
         """Its result, or `otherwise` where it does not come in time."""

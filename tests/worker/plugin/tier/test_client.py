@@ -9,11 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from hanmaru_redis.opening import open_redis
 from hanmaru_redis.settings import access_to
 from hanmaru_testing.engine import free_loopback_port
 from hanmaru_testing.redis_server import RedisServer
+from hanmaru_worker.plugin.tier import client as client_module
+from hanmaru_worker.plugin.tier import scripts
 from hanmaru_worker.plugin.tier.client import MARGIN_S, Client
 from hanmaru_worker.plugin.tier.naming import PageName
 from hanmaru_worker.plugin.tier.store import Frame, Limits
@@ -52,9 +56,9 @@ def answering(answer: bytes, *, stays: bool) -> Iterator[int]:
 
 
 @contextmanager
-def client_of(port: int, failures: Counter[str]) -> Iterator[Client]:
+def client_of(port: int, failures: Counter[str], password: str = "x") -> Iterator[Client]:
     client = Client(
-        access_to(f"redis://127.0.0.1:{port}/0", "tier", "x"), LIMITS, lambda reason: failures.update([reason])
+        access_to(f"redis://127.0.0.1:{port}/0", "tier", password), LIMITS, lambda reason: failures.update([reason])
     )
     try:
         yield client
@@ -113,6 +117,19 @@ def test_a_host_that_swallows_everything_costs_a_deadline_each_until_the_pause()
                 assert client.call(lambda store: store.read([NAME.entry], 100), LIMITS.read_s, NOTHING) == NOTHING
             assert time.monotonic() - began < 4 * (LIMITS.read_s + MARGIN_S)
     assert failures["timeout"] + failures["unreachable"] == 3
+
+
+def test_a_slow_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy node a process may stand still for a second; its tier works afterwards all the same."""
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(2 * MARGIN_S + 0.2)
+        return open_redis(*given)
+
+    monkeypatch.setattr(client_module, "open_redis", slowly)
+    with RedisServer(acl=True) as server, client_of(server.port, Counter(), server.passwords["tier"]) as subject:
+        said = subject.call(lambda store: store.write([Frame(NAME, b"x" * 100)]), LIMITS.write_s, [None])
+        assert said == [scripts.STORED]
 
 
 def test_after_its_close_a_client_gives_nothing() -> None:
