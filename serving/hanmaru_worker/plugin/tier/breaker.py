@@ -14,7 +14,7 @@ LONGEST_PAUSE_S = 30.0
 
 
 class Breaker:
-    """Belongs to one event loop."""
+    """Belongs to one event loop; only `is_paused` may be asked from elsewhere."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -23,13 +23,21 @@ class Breaker:
         self._closed_until = 0.0
         self._is_tried = False
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether Redis failed so often in a row that calls are held back, until one succeeds."""
+        return self._failures >= FAILURES
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a call made now would not be let through. Asking takes nobody's turn."""
+        return self.is_lost and (self._is_tried or self._now() < self._closed_until)
+
     def lets_through(self) -> bool:
         """Whether a call may be made. Whoever is let through says how it ended, by `succeeded` or `failed`."""
-        if self._failures < FAILURES:
-            return True
-        if self._is_tried or self._now() < self._closed_until:
+        if self.is_paused:
             return False
-        self._is_tried = True
+        self._is_tried = self.is_lost
         return True
 
     def succeeded(self) -> None:
@@ -38,7 +46,7 @@ class Breaker:
 
     def failed(self) -> None:
         """It did not, or with nothing of use."""
-        if self._failures >= FAILURES and self._is_tried:
+        if self.is_lost and self._is_tried:
             self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
         self._failures += 1
         self._is_tried = False

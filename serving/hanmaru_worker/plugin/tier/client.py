@@ -14,11 +14,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
-from hanmaru_contracts.log import log_event
 from hanmaru_redis.opening import Patience, open_redis
 from hanmaru_redis.settings import Access
 
 from hanmaru_worker.plugin.tier.breaker import Breaker
+from hanmaru_worker.plugin.tier.events import tell
 from hanmaru_worker.plugin.tier.store import Limits, Store
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Client:
             self._count_failure("timeout")
         except Exception as error:  # a request must not fail for its cache
             self._count_failure("unreachable")
-            log_event(log, logging.ERROR, "tier.failed", error=type(error).__name__)
+            tell(log, logging.ERROR, "tier.failed", error=type(error).__name__)
         return otherwise
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import sglang
 import torch
-from hanmaru_contracts.log import log_event
 from sglang.srt.mem_cache.hicache_storage import (
     HiCacheStorage,
     HiCacheStorageConfig,
@@ -29,6 +28,7 @@ from sglang.srt.mem_cache.hicache_storage import (
 
 from hanmaru_worker.plugin.tier import domains, prefixes, scripts
 from hanmaru_worker.plugin.tier.client import Client
+from hanmaru_worker.plugin.tier.events import tell
 from hanmaru_worker.plugin.tier.meters import Meters
 from hanmaru_worker.plugin.tier.naming import Naming, PageName, PageShape, Ranks
 from hanmaru_worker.plugin.tier.sealing import OVERHEAD_BYTES, page_key, seal, unseal
@@ -79,7 +79,7 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
         self._meters = Meters()
         self._client = Client(self._settings.access, self._settings.limits, self._meters.failed)
         self._pools: dict[str, _Pool] = {}
-        log_event(log, logging.INFO, "tier.on", model=told.model, content=self._content, ranks=str(self._ranks))
+        tell(log, logging.INFO, "tier.on", model=told.model, content=self._content, ranks=str(self._ranks))
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """The pool of the global layers."""
@@ -233,7 +233,7 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
         self._client.begin(lambda store: store.touch(used, pool.frame_bytes))
         if refused:
             self._client.begin(lambda store: store.drop(refused, pool.frame_bytes))
-            log_event(log, logging.WARNING, "tier.pages_refused", pool=pool.name, pages=len(refused))
+            tell(log, logging.WARNING, "tier.pages_refused", pool=pool.name, pages=len(refused))
         self._meters.pages(pool.name, "hit", len(used))
         self._meters.pages(pool.name, "refused", len(refused))
         self._meters.pages(pool.name, "miss", len(keys) - len(used) - len(refused))

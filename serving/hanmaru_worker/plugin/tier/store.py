@@ -1,21 +1,27 @@
 """The tier's Redis: pages looked up, read, written, and dropped, each call within a deadline. `client` runs it.
 
 Whatever goes wrong is counted and means that a page is not there; nothing is raised to the caller. A `Breaker` keeps
-calls away from a Redis that fails. What the bytes mean, and whether they are believed, is `storage`'s.
+calls away from a Redis that fails, and the log says why, once for each time that it is lost. What the bytes mean, and
+whether they are believed, is `storage`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hanmaru_redis import UNREACHABLE, NoScriptError, Redis, RedisError
+from hanmaru_redis.explaining import explain
 
 from hanmaru_worker.plugin.tier import scripts
 from hanmaru_worker.plugin.tier.breaker import Breaker
+from hanmaru_worker.plugin.tier.events import tell
 from hanmaru_worker.plugin.tier.naming import PageName
+
+log = logging.getLogger(__name__)
 
 EXCHANGE_BYTES = 16 * 1024 * 1024
 """About so much is sent, or asked for, in one exchange: the deadline cuts between exchanges, too."""
@@ -120,20 +126,28 @@ class Store:
         try:
             async with asyncio.timeout(deadline_s):
                 await work()
-        except TimeoutError:
-            self._failed("timeout")
-        except UNREACHABLE:
-            self._failed("unreachable")
-        except BaseException:
+        except TimeoutError as error:
+            self._failed("timeout", error)
+        except UNREACHABLE as error:
+            self._failed("unreachable", error)
+        except BaseException as error:
             # Cancelled, or a bug of ours: whoever was let through must say how it ended.
-            self._failed("unreachable")
+            self._failed("unreachable", error)
             raise
         else:
-            self._breaker.succeeded()
+            self._succeeded()
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str, error: BaseException) -> None:
+        was_lost = self._breaker.is_lost
         self._breaker.failed()
         self._count_failure(reason)
+        if self._breaker.is_lost and not was_lost:
+            tell(log, logging.WARNING, "tier.lost", problem=explain(error))
+
+    def _succeeded(self) -> None:
+        if self._breaker.is_lost:
+            tell(log, logging.INFO, "tier.back")
+        self._breaker.succeeded()
 
     async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers, errors among them. Raises where every single one is an error: then Redis is of no use to us."""

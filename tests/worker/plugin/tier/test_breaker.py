@@ -51,6 +51,19 @@ def test_after_the_pause_one_call_may_try() -> None:
     assert breaker.lets_through()
 
 
+def test_asking_whether_calls_are_paused_takes_nobodys_turn() -> None:
+    clock = Clock()
+    breaker = broken(clock)
+    assert breaker.is_paused
+    clock.advance(PAUSE_S)
+    assert not breaker.is_paused
+    assert not breaker.is_paused
+    assert breaker.lets_through()
+    assert breaker.is_paused, "somebody tries"
+    breaker.succeeded()
+    assert not breaker.is_paused
+
+
 def test_pauses_double_up_to_a_bound_and_end_with_the_first_success() -> None:
     clock = Clock()
     breaker, pause_s = broken(clock), PAUSE_S

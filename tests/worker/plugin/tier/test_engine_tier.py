@@ -183,6 +183,7 @@ def test_without_redis_the_answer_is_the_same_and_comes_in_time(
         assert time.monotonic() - began < 20
         assert_right(answer, prompt, reference)
     assert second.metric("hanmaru_tier_failures_total") > 0
+    assert 'tier.lost {"problem": "Redis cannot be reached' in second.log()
 
 
 def ask(engine: Engine, prompt: Sequence[int], domain: str) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hanmaru_redis.settings import Access, access_to
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.redis_topologies import cluster
 from hanmaru_worker.plugin.tier import scripts
-from hanmaru_worker.plugin.tier.breaker import FAILURES, Breaker
+from hanmaru_worker.plugin.tier.breaker import FAILURES, LONGEST_PAUSE_S, Breaker
 from hanmaru_worker.plugin.tier.naming import Naming, PageName, PageShape, Ranks
 from hanmaru_worker.plugin.tier.store import Frame, Limits, Store
 
@@ -43,10 +44,15 @@ class Failures(list[str]):
 
 
 @asynccontextmanager
-async def store_of(access: Access, failures: Failures | None = None, limits: Limits = LIMITS) -> AsyncIterator[Store]:
+async def store_of(
+    access: Access,
+    failures: Failures | None = None,
+    limits: Limits = LIMITS,
+    now: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Store]:
     failures = Failures() if failures is None else failures
     client = open_redis(access, "hanmaru-test", Patience(0.5, None))
-    store = Store(client, limits, Breaker(time.monotonic), failures.count_failure)
+    store = Store(client, limits, Breaker(now), failures.count_failure)
     try:
         yield store
     finally:
@@ -71,6 +77,19 @@ def server(running: RedisServer) -> RedisServer:
 def admin(server: RedisServer) -> Iterator[redis.Redis]:
     with server.client() as client:
         yield client
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [message for message in caplog.messages if message.startswith("tier.")]
 
 
 def access(server: RedisServer, **changed: str) -> Access:
@@ -213,12 +232,18 @@ async def test_books_that_mislead_are_mended_and_touch_nothing_else(
     assert admin.get("hm:{tenants}:specs") == b"precious"
 
 
-REFUSED = {"password": {"password": "wrong"}, "user": {"user": "nobody"}, "role": {"user": "worker"}}
+REFUSED = {
+    "password": ({"password": "wrong"}, "Redis refuses the user or the password"),
+    "user": ({"user": "nobody"}, "Redis refuses the user or the password"),
+    "role": ({"user": "worker"}, "Redis does not let this user run a command or see a key"),
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_with_the_wrong_login_all_calls_end_and_then_pause(server: RedisServer, what: str) -> None:
-    changed = REFUSED[what]
+async def test_with_the_wrong_login_all_calls_end_and_then_pause_and_the_log_says_why_once(
+    server: RedisServer, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed, said = REFUSED[what]
     if what == "role":
         changed = changed | {"password": server.passwords["worker"]}
     failures = Failures()
@@ -228,6 +253,10 @@ async def test_with_the_wrong_login_all_calls_end_and_then_pause(server: RedisSe
             assert await store.look_up([page(1).entry], [SIZE]) == [False]
     assert failures[:FAILURES] == ["unreachable"] * FAILURES
     assert failures[-1] == "paused"
+    (lost,) = events(caplog)
+    assert lost.startswith("tier.lost")
+    assert said in lost
+    assert server.passwords["worker"] not in lost
 
 
 async def test_a_redis_that_hangs_costs_a_deadline_and_then_nothing(server: RedisServer) -> None:
@@ -247,6 +276,24 @@ async def test_a_redis_that_hangs_costs_a_deadline_and_then_nothing(server: Redi
         finally:
             server.resume()
     assert failures == ["timeout"] * FAILURES + ["paused"] * 100
+
+
+async def test_the_log_says_once_that_redis_is_lost_and_once_that_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    with RedisServer(acl=True) as server:
+        async with store_of(access(server), now=clock) as store:
+            server.stop()
+            for _ in range(3 * FAILURES):
+                await store.look_up([page(1).entry], [SIZE])
+                clock.now_s += LONGEST_PAUSE_S
+            server.start()
+            for _ in range(3):
+                await store.look_up([page(1).entry], [SIZE])
+    lost, back = events(caplog)
+    assert lost.startswith("tier.lost")
+    assert "Redis cannot be reached" in lost
+    assert back.startswith("tier.back")
 
 
 async def test_a_redis_that_is_killed_in_the_midst_of_a_call_costs_that_call_and_comes_back() -> None:
