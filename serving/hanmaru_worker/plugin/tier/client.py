@@ -43,6 +43,11 @@ class Client:
         self._store: Store | None = opened.result()
         """None: closed."""
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a call would be in vain for now, so that what it takes to make one can be saved."""
+        return self._store is None or self._store.is_paused
+
     def call(self, work: Callable[[Store], Coroutine[Any, Any, _T]], deadline_s: float, otherwise: _T) -> _T:
         """Its result, or `otherwise` where it does not come in time."""
         if self._store is None:

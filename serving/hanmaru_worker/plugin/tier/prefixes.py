@@ -7,7 +7,7 @@ those of 4 and 3 are not. Ranks keep what all of them can give, so every possibl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -19,19 +19,20 @@ class Pool:
     trailing_pages: int | None = None
     """How many pages before a prefix's end must be there; None: all of them."""
 
-    def reaches(self, pages: int) -> bool:
-        """Whether a prefix of so many pages is whole in this pool."""
-        first = 0 if self.trailing_pages is None else max(0, pages - self.trailing_pages)
-        return all(self.found[first:pages])
+    def reached(self) -> Iterator[bool]:
+        """For each length from one page on, whether a prefix of so many pages is whole in this pool."""
+        run = 0
+        for pages, is_found in enumerate(self.found, start=1):
+            run = run + 1 if is_found else 0
+            yield run >= (pages if self.trailing_pages is None else min(pages, self.trailing_pages))
 
 
 def restorable_pages(pools: Sequence[Pool]) -> list[int]:
     """Lengths in pages, ascending, of all prefixes that every pool can give."""
-    return [
-        pages for pages in range(1, min(len(pool.found) for pool in pools) + 1) if all(p.reaches(pages) for p in pools)
-    ]
+    lengths = zip(*(pool.reached() for pool in pools), strict=False)
+    return [pages for pages, reached in enumerate(lengths, start=1) if all(reached)]
 
 
 def longest(pool: Pool) -> int:
     """The longest prefix that this pool alone could give."""
-    return max((pages for pages in range(1, len(pool.found) + 1) if pool.reaches(pages)), default=0)
+    return max(restorable_pages([pool]), default=0)

@@ -230,7 +230,8 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
             elif frame is not None:
                 refused.append(name)
         used = [name for name, is_read in zip(names, read, strict=True) if is_read]
-        self._client.begin(lambda store: store.touch(used, pool.frame_bytes))
+        if used:
+            self._client.begin(lambda store: store.touch(used, pool.frame_bytes))
         if refused:
             self._client.begin(lambda store: store.drop(refused, pool.frame_bytes))
             tell(log, logging.WARNING, "tier.pages_refused", pool=pool.name, pages=len(refused))
@@ -257,6 +258,9 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
         said: list[int | None] = []
         step = max(1, _SEALED_AT_ONCE_BYTES // pool.frame_bytes)
         for first in range(0, count, step):
+            if self._client.is_paused:  # sealing would cost a copy and a MAC for each page
+                self._meters.failed("paused")
+                break
             frames = list(_sealed(pool, key, keys[first : min(count, first + step)], places[first:]))
             said += self._client.call(
                 lambda store, frames=frames: store.write(frames),  # type: ignore[misc]

@@ -60,6 +60,11 @@ class Store:
         self._breaker = breaker
         self._count_failure = count_failure
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a call made now would come back with nothing, unasked. Any thread may ask."""
+        return self._breaker.is_paused
+
     async def look_up(self, entries: Sequence[str], frame_bytes: Sequence[int]) -> list[bool]:
         """Whether something of the right length stands under each key."""
         found = [False] * len(entries)

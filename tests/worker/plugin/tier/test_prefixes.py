@@ -37,5 +37,10 @@ def test_every_length_told_is_whole_and_every_other_is_not(found: list[bool], wi
         assert (pages in lengths) == all(found[max(0, pages - window_pages) : pages])
 
 
+@given(found=st.lists(st.booleans(), max_size=40))
+def test_a_pool_that_needs_all_pages_reaches_to_its_first_gap(found: list[bool]) -> None:
+    assert longest(Pool(found)) == [*found, False].index(False)
+
+
 def pool(found: str, trailing_pages: int | None = None) -> Pool:
     return Pool([letter == "1" for letter in found], trailing_pages)

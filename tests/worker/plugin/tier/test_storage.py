@@ -13,6 +13,7 @@ import torch
 from hanmaru_contracts.errors import HanmaruError
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.shared_cache import TIER_KEY, tier_environment
+from hanmaru_worker.plugin.tier.breaker import FAILURES
 
 pytestmark = [pytest.mark.usefixtures("plugin_loaded"), pytest.mark.timeout(180)]
 
@@ -304,6 +305,27 @@ def test_without_redis_every_call_ends_with_nothing(make: Make, empty: RedisServ
             assert rank.exists().kv_hit_pages == 0
             assert rank.read() == ([False] * PAGES, [False] * PAGES)
             rank.write()
+    finally:
+        empty.start()
+
+
+@pytest.mark.parametrize("asked", [Rank.exists, Rank.read], ids=["looked for", "read"])
+def test_while_redis_is_away_no_page_is_sealed(
+    make: Make, empty: RedisServer, monkeypatch: pytest.MonkeyPatch, asked: Callable[[Rank], object]
+) -> None:
+    """A long prompt's backup would copy and hash hundreds of megabytes for nothing.
+
+    A read that found nothing must not look like an answer of Redis either: there is nothing to touch after it.
+    """
+    rank = make()
+    empty.stop()
+    try:
+        for _ in range(FAILURES):
+            asked(rank)
+        sealed: list[int] = []
+        monkeypatch.setattr(type(rank.pools["kv"]), "get_data_page", lambda *_given, **_more: sealed.append(1))
+        rank.write()
+        assert not sealed
     finally:
         empty.start()
 
