@@ -44,7 +44,8 @@ class FactsPods:
             try:
                 pods = self._api.get(f"/api/v1/pods?labelSelector={LABEL_COMPONENT}={COMPONENT_MODEL_FACTS}")["items"]
                 for pod in pods:
-                    if pod["status"].get("phase") not in ("Succeeded", "Failed"):
+                    # As a kubelet, which gets pods from the scheduler: one whose claim is missing has no node.
+                    if pod["spec"].get("nodeName") and pod["status"].get("phase") not in ("Succeeded", "Failed"):
                         self._answer(pod)
             except (ApiError, OSError, http.client.HTTPException):
                 continue  # the API server is away, which some tests want
