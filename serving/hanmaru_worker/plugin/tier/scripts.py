@@ -15,6 +15,9 @@ REDIS_SHARE = 0.8
 EVICTED_AT_ONCE = 512
 """Most entries that one write may push out."""
 
+LONGEST_LIFE_MS = 30 * 86_400_000
+"""Of a page, by the API's bound on `lifeSeconds`. A neighbour may write any time into an index."""
+
 STORED, REFUSED_BY_BOUND, REFUSED_BY_REDIS = 1, 0, -1
 
 _FORGET = """
@@ -27,8 +30,20 @@ local function forget(member)
 end
 """
 
+_KEEP_BOOKS = f"""
+local function keep_books(now_ms, ttl)
+  local last = tonumber(redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2] or '0')
+  local life = math.max(2 * ttl, math.min(last - now_ms, {LONGEST_LIFE_MS}))
+  redis.call('PEXPIRE', KEYS[2], string.format('%d', life))
+  redis.call('PEXPIRE', KEYS[3], string.format('%d', life))
+end
+"""
+"""The index and the count live as long as the last of the pages in them, which another deployment of the model, or an
+earlier one, may have given a longer life. Forgotten pages would stand beside as many new ones."""
+
 PUT = (
     _FORGET
+    + _KEEP_BOOKS
     + f"""
 local size, ttl, bound = #ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 if size > bound then return {REFUSED_BY_BOUND} end
@@ -60,24 +75,26 @@ if used + size <= bound then
   used = used + size
   outcome = {STORED}
 end
-redis.call('SET', KEYS[3], string.format('%d', math.max(0, used)), 'PX', 2 * ttl)
-redis.call('PEXPIRE', KEYS[2], 2 * ttl)
+redis.call('SET', KEYS[3], string.format('%d', math.max(0, used)))
+keep_books(now_ms, ttl)
 return outcome
 """
 )
 """Keys: entry, index, count of bytes. Arguments: frame, time to live in ms, most bytes of the shard."""
 
-TOUCH = """
+TOUCH = (
+    _KEEP_BOOKS
+    + """
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local ttl = tonumber(ARGV[1])
 if redis.call('PEXPIRE', KEYS[1], ttl) == 1 then
   redis.call('ZADD', KEYS[2], 'XX', now_ms + ttl, ARGV[2] .. ':' .. KEYS[1])
-  redis.call('PEXPIRE', KEYS[2], 2 * ttl)
-  redis.call('PEXPIRE', KEYS[3], 2 * ttl)
+  keep_books(now_ms, ttl)
 end
 return 1
 """
+)
 """Keys: as above. Arguments: time to live in ms, size of the frame. A page that was used lives on."""
 
 DROP = (

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,26 @@ async def test_lapsed_pages_are_not_counted_for_ever(server: RedisServer, admin:
         assert admin.zcard(page(4).index) == 1
 
 
+@pytest.mark.parametrize("what", ["writes", "reads"])
+async def test_a_shorter_life_forgets_no_page_that_lives_longer(
+    server: RedisServer, admin: redis.Redis, what: str
+) -> None:
+    """Its index would lapse, and the shard would hold as much again beside it."""
+    async with store_of(access(server)) as long:
+        await long.write([frame(number) for number in range(5)])
+    async with store_of(access(server), limits=replace(LIMITS, life_ms=50)) as short:
+        if what == "writes":
+            await short.write([frame(5)])
+        else:
+            await short.touch([page(1)], SIZE)
+        await asyncio.sleep(0.2)
+        for number in range(6, 12):
+            assert await short.write([frame(number)]) == [scripts.STORED]
+            assert len(list(admin.scan_iter("hm:{tier:*}:page:*"))) <= 5
+    for books in (page(1).index, page(1).used):
+        assert 0 < admin.pttl(books) <= LIMITS.life_ms
+
+
 async def test_a_shard_never_takes_more_than_its_bound_and_lets_the_oldest_go(
     server: RedisServer, admin: redis.Redis
 ) -> None:
@@ -213,6 +234,7 @@ MISLEADING = {
     "count of nonsense": lambda admin: admin.set(page(1).used, "nonsense"),
     "count far too low": lambda admin: admin.set(page(1).used, "-100000"),
     "count far too high": lambda admin: admin.set(page(1).used, "9" * 15),
+    "a time far from all": lambda admin: admin.zadd(page(1).index, {"9:a": "+inf", "9:b": "-inf", "9:c": 1e300}),
     "members of nonsense": lambda admin: admin.zadd(page(1).index, {"nonsense": 1, "9:": 2, "x:y": 3, ":": 4}),
     "a member that is somebody else's key": lambda admin: admin.zadd(page(1).index, {"1000:hm:{tenants}:specs": 1}),
 }
