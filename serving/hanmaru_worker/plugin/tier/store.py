@@ -23,8 +23,10 @@ from hanmaru_worker.plugin.tier.naming import PageName
 
 log = logging.getLogger(__name__)
 
-EXCHANGE_BYTES = 16 * 1024 * 1024
-"""About so much is sent, or asked for, in one exchange: the deadline cuts between exchanges, too."""
+EXCHANGE_BYTES = 1024 * 1024
+"""About so much is sent, or asked for, in one exchange, and one page at least: the deadline cuts between exchanges,
+and what a server holds for its clients counts as memory of its own, of which all ranks' reads together must leave some
+for what is written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,18 @@ async def test_a_redis_that_says_it_is_full_costs_the_page_alone(server: RedisSe
         assert await store.read([page(1).entry], SIZE) == [frame(1).frame]
 
 
+async def test_a_read_holds_little_of_the_servers_memory_however_much_it_asks_for() -> None:
+    """Answers that wait for their readers count against `maxmemory`: ten ranks' reads would stop all writes."""
+    size, pages = 256 * 1024, 64
+    with RedisServer(acl=True) as server, server.client() as admin:
+        async with store_of(access(server), limits=Limits(pages * size, 60_000)) as store:
+            for number in range(pages):
+                assert await store.write([frame(number, size=size)]) == [scripts.STORED]
+            held = int(admin.info("memory")["used_memory"])
+            assert None not in await store.read([page(number).entry for number in range(pages)], size)
+            assert int(admin.info("memory")["used_memory_peak"]) - held < 4 * 1024 * 1024
+
+
 async def test_a_dropped_page_is_gone_and_no_longer_counted(server: RedisServer, admin: redis.Redis) -> None:
     async with store_of(access(server)) as store:
         await store.write([frame(1), frame(2)])
