@@ -74,6 +74,7 @@ def tier_bytes(model: ModelId, shard: int) -> str:
 
 # Redis ACL rules by role, as arguments of ACL SETUSER. Redis 6.2: patterns without read/write split.
 # No `client|setinfo`: Redis 7.0 does not know it and refuses an ACL file that names it; clients do without.
+# All of `info`: `info|memory` is no bound on Redis 7, which answers `INFO memory everything` and may drop such rules.
 # In a cluster `cluster|slots` tells where keys are, and `asking` follows a key that moves.
 _CONNECTION = (
     "+ping", "+hello", "+auth", "+client|setname", "+client|id", "+select", "+time", "+cluster|slots", "+asking",
@@ -118,4 +119,5 @@ ACL_RULES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """One Redis user a role; none may FLUSHALL or CONFIG, a worker never sees quotas, tenants or routes, the operator
-never sees quotas, and the shared cache (`tier`, the engines') sees nothing but its own pages."""
+never sees quotas, and the shared cache (`tier`, the engines') sees nothing but its own pages. Whoever may write can
+fill Redis, and whoever may `EVAL` can keep it busy: `docs/trust.md`."""

@@ -16,6 +16,7 @@ WORKERS = redis_keys.workers(MODEL)
 LEASE = redis_keys.worker_lease(MODEL, ReplicaId("k-0"))
 ARTIFACT = redis_keys.artifact(MODEL, "0" * 64)
 QUOTA = redis_keys.quota(TENANT, "default")
+PAGE = redis_keys.tier_page(MODEL, 0, "x")
 RESERVATION = redis_keys.reservation(TENANT, RequestId("req-1"))
 
 
@@ -34,6 +35,12 @@ def gateway(server: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture(scope="module")
 def operator(server: RedisServer) -> Iterator[redis.Redis]:
     with server.client("operator") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def tier(server: RedisServer) -> Iterator[redis.Redis]:
+    with server.client("tier") as client:
         yield client
 
 
@@ -137,7 +144,6 @@ _NOBODYS = pytest.mark.parametrize(
         ("MONITOR",),
         ("CLIENT", "LIST"),
         ("CLIENT", "KILL", "TYPE", "normal"),
-        ("INFO",),
         ("REPLICAOF", "127.0.0.1", "1"),
         ("SCRIPT", "FLUSH"),
         ("MODULE", "LIST"),
@@ -166,6 +172,29 @@ def test_a_gateway_may_do_nothing_else(gateway: redis.Redis, command: tuple[str,
 @_NOBODYS
 def test_the_operator_may_do_nothing_else(operator: redis.Redis, command: tuple[str, ...]) -> None:
     _assert_refused(operator, command)
+
+
+@_NOBODYS
+def test_the_shared_caches_user_may_do_nothing_else(tier: redis.Redis, command: tuple[str, ...]) -> None:
+    _assert_refused(tier, command)
+
+
+@pytest.mark.parametrize("key", [LEASE, ARTIFACT, QUOTA, RESERVATION, redis_keys.TENANTS, redis_keys.ROUTES])
+def test_the_shared_caches_user_touches_nothing_but_pages(tier: redis.Redis, key: str) -> None:
+    script = "return redis.call('SET', KEYS[1], 'x')"
+    tier.execute_command("EVAL", script, "1", PAGE)
+    for command in (("GET", key), ("SET", key, "x"), ("UNLINK", key), ("EVAL", script, "1", key)):
+        _assert_refused(tier, command)
+
+
+@pytest.mark.parametrize("role", redis_keys.ACL_RULES)
+def test_only_shared_caches_see_how_full_redis_is(server: RedisServer, role: str) -> None:
+    with server.client(role) as client:
+        if role == "tier":
+            assert b"maxmemory:" in client.execute_command("EVAL", "return redis.call('INFO', 'memory')", "0")
+        else:
+            _assert_refused(client, ("INFO",))
+            _assert_refused(client, ("INFO", "memory"))
 
 
 def _assert_refused(client: redis.Redis, command: tuple[str, ...]) -> None:
