@@ -73,7 +73,7 @@ class Naming:
 
     model: ModelId
     content: str
-    """Digest of weights and flags (`weights`)."""
+    """Digest of weights, flags and releases (`weights`)."""
     ranks: Ranks
     shape: PageShape
 

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import sglang
@@ -74,7 +75,8 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
         """Raises HanmaruError (CONFIGURATION): a tier that can never work is told at the start. Asks Redis nothing."""
         self._settings = read_settings(storage_config.extra_config or {}, os.environ)
         told = self._settings.told
-        self._content = content_digest(told.checkpoint, told.variant, sglang.__version__)
+        # Our plugin decides the numbers too: windows, attention and experts.
+        self._content = content_digest(told.checkpoint, told.variant, sglang.__version__, version("hanmaru"))
         self._ranks = _ranks(storage_config)
         self._meters = Meters()
         self._client = Client(self._settings.access, self._settings.limits, self._meters.failed)

@@ -249,6 +249,19 @@ def test_another_does_not_read_them(make: Make, what: str) -> None:
     assert torch.equal(other.page("kv", 0), before)
 
 
+@pytest.mark.parametrize("whose", ["sglang", "hanmaru"])
+def test_another_release_does_not_read_them(make: Make, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both compute what a page holds."""
+    from hanmaru_worker.plugin.tier import storage
+
+    make().write()
+    if whose == "sglang":
+        monkeypatch.setattr("sglang.__version__", "0.0.0")
+    else:
+        monkeypatch.setattr(storage, "version", lambda _distribution: "0.0.0")
+    assert make().exists().kv_hit_pages == 0
+
+
 def test_another_domain_does_not_read_them_even_at_the_same_hash(make: Make) -> None:
     rank = make()
     rank.write()
