@@ -13,7 +13,9 @@ AT_LEAST: Mapping[str, float] = {
     "concurrent_8k_ratio": 3,
     "mtp_speedup_b1": 1.5,
     "mtp_speedup_b8": 1.2,
+    "before_speedup_b1": 1,
     "prefix_hits": 10,
+    "prefix_evicted_tokens": 10_000,
 }
 BATCH16_SPEEDUP = 6
 BATCH16_TOKENS_PER_S = 600

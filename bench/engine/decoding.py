@@ -8,7 +8,11 @@ until the last is there. Ratios are taken within a round, and the median of the 
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import statistics
+import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +22,15 @@ from typing import Any
 from hanmaru_testing.engine import Engine, running_engine
 from tokenizers import Tokenizer
 
+SOURCE_ROOTS = ("serving", "platform")
 ROUNDS = 5
 OUTPUT_TOKENS = 96
 """As many as `checkpoints/training` measured the drafts with."""
 DRAFTED_TOKENS = 3
-PLAIN, MTP = "plain", "mtp"
+PLAIN, MTP, BEFORE = "plain", "mtp", "before"
 FLAGS: Mapping[str, Sequence[str]] = {
     PLAIN: (),
+    BEFORE: (),
     MTP: (
         "--speculative-algorithm", "EAGLE", "--speculative-num-steps", str(DRAFTED_TOKENS),
         "--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", str(DRAFTED_TOKENS + 1),
@@ -61,16 +67,29 @@ class Samples:
         """Median over the rounds."""
         return statistics.median(shot.tokens_per_step for shot in self.shots[engine, batch])
 
-    def ratio(self, ours: tuple[str, int], base: tuple[str, int]) -> float:
-        """Median of the rounds' own ratios of tokens a second."""
+    def ratios(self, ours: tuple[str, int], base: tuple[str, int]) -> list[float]:
+        """Of tokens a second, within each round; the smallest first."""
         pairs = zip(self.shots[ours], self.shots[base], strict=True)
-        return statistics.median(one.tokens_per_s / other.tokens_per_s for one, other in pairs)
+        return sorted(one.tokens_per_s / other.tokens_per_s for one, other in pairs)
+
+    def ratio(self, ours: tuple[str, int], base: tuple[str, int]) -> float:
+        """Median of the rounds' own."""
+        return statistics.median(self.ratios(ours, base))
 
 
 def measure(
-    checkpoint: Path, prompts: Sequence[str], batches: Mapping[str, Sequence[int]], logs: Path, say: Say
+    checkpoint: Path,
+    prompts: Sequence[str],
+    batches: Mapping[str, Sequence[int]],
+    logs: Path,
+    say: Say,
+    *,
+    before: Path | None = None,
 ) -> Samples:
-    """`batches` names the engines to start, and with which batch sizes each is asked."""
+    """`batches` names the engines to start, and with which batch sizes each is asked.
+
+    `before` holds the sources that the engine of that name runs with instead of this checkout's.
+    """
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     ids = [tokenizer.encode(text).ids for text in prompts]
     samples = Samples()
@@ -78,7 +97,9 @@ def measure(
         engines: dict[str, Engine] = {}
         for name in batches:
             flags = [*COMMON, *FLAGS[name]]
-            engines[name] = stack.enter_context(running_engine(checkpoint, flags, log_path=logs / f"{name}.log"))
+            log_path = logs / f"{checkpoint.name}-{name}.log"
+            own = python_path(before) if name == BEFORE and before else None
+            engines[name] = stack.enter_context(running_engine(checkpoint, flags, log_path=log_path, environment=own))
             say(f"{checkpoint.name}, {name}: ready after {engines[name].ready_s:.0f} s")
         cells = [(name, batch) for name, sizes in batches.items() for batch in sizes]
         for cell in cells:
@@ -88,6 +109,22 @@ def measure(
                 samples.shots.setdefault(cell, []).append(shoot(engines[cell[0]], cell[1], ids))
             say(f"{checkpoint.name}: round {number + 1} of {ROUNDS}")
     return samples
+
+
+def python_path(sources: Path) -> dict[str, str]:
+    """The environment in which those are found before the installed ones."""
+    return {"PYTHONPATH": os.pathsep.join(str(sources / root) for root in SOURCE_ROOTS)}
+
+
+def unpack(commit: str, root: Path, folder: Path) -> Path | None:
+    """That commit's sources of the engine's plugin, below `folder`; None where git does not know it."""
+    command = ["git", "-C", str(root), "archive", "--format=tar", commit, *SOURCE_ROOTS]
+    found = subprocess.run(command, capture_output=True, check=False)
+    if found.returncode:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def rotated(cells: Sequence[tuple[str, int]], number: int) -> list[tuple[str, int]]:

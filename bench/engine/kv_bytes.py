@@ -56,6 +56,17 @@ class Allocated:
     """0 where all layers share one pool."""
     bytes: float
 
+    def layer_slots(self, full_slots: int, sliding_slots: int) -> int:
+        """One slot of a pool is one token in each of the pool's layers."""
+        if not self.sliding_slots:
+            return full_slots * SHAPE.num_layers
+        return full_slots * FULL_LAYERS + sliding_slots * SLIDING_LAYERS
+
+    def held(self, sample: Sample) -> float:
+        """Bytes that a sample's slots take, by what these pools took for theirs."""
+        whole = self.layer_slots(self.full_slots, self.sliding_slots)
+        return self.bytes / whole * self.layer_slots(sample.full_slots, sample.sliding_slots)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -64,12 +75,6 @@ class Sample:
     running: int
     full_slots: int
     sliding_slots: int
-
-    def bytes(self, layer_slot_bytes: float, *, hybrid: bool) -> float:
-        """Over all layers; one slot of a pool is one token in each of the pool's layers."""
-        if not hybrid:
-            return self.full_slots * SHAPE.num_layers * layer_slot_bytes
-        return (self.full_slots * FULL_LAYERS + self.sliding_slots * SLIDING_LAYERS) * layer_slot_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,36 +97,33 @@ class Found:
     """Bytes of those pools, hybrid by full: at most 1."""
 
 
-def measure(say: Say) -> Found:
+def measure(logs: Path, say: Say) -> Found:
     """About four minutes on two cores."""
     with tempfile.TemporaryDirectory(prefix="hanmaru-bench-") as name:
-        folder = Path(name)
-        checkpoint = random_checkpoint(folder)
+        checkpoint = random_checkpoint(Path(name))
         hybrid = hybrid_flags(SEQUENCES, SEQUENCE_TOKENS)
-        with _engine(checkpoint, hybrid, folder / "hybrid.log") as engine:
+        with _engine(checkpoint, hybrid, logs / "kv-hybrid.log") as engine:
             hybrid_pools = allocated(engine)
             say(f"hybrid, 16 x 8K: {hybrid_pools}")
             hybrid_most = most_held(decode(engine, SEQUENCES, say), SEQUENCES)
-        with _engine(checkpoint, full_flags(SEQUENCES * pool_tokens(SEQUENCE_TOKENS)), folder / "full.log") as engine:
+        with _engine(checkpoint, full_flags(SEQUENCES * pool_tokens(SEQUENCE_TOKENS)), logs / "kv-full.log") as engine:
             full_pools = allocated(engine)
             say(f"full, 16 x 8K: {full_pools}")
             full_most = most_held(decode(engine, SEQUENCES, say), SEQUENCES)
         # The hybrid pools' bytes in slots of the full one, and no fewer.
         same = int(hybrid_pools.bytes / (full_pools.bytes / full_pools.full_slots)) + 1
-        with _engine(checkpoint, full_flags(same), folder / "same.log") as engine:
+        with _engine(checkpoint, full_flags(same), logs / "kv-same-bytes.log") as engine:
             same_pools = allocated(engine)
             say(f"full, as many bytes as hybrid: {same_pools}")
-            full_running = max(sample.running for sample in decode(engine, SEQUENCES, say, until_all_have_begun=False))
-        with _engine(checkpoint, hybrid_flags(SEQUENCES, LONG_SEQUENCE_TOKENS), folder / "hybrid-32k.log") as engine:
+            full_running = max(sample.running for sample in decode(engine, SEQUENCES, say, until_all_answered=False))
+        with _engine(checkpoint, hybrid_flags(SEQUENCES, LONG_SEQUENCE_TOKENS), logs / "kv-hybrid-32k.log") as engine:
             long_hybrid = allocated(engine)
             say(f"hybrid, 16 x 32K: {long_hybrid}")
-        with _engine(checkpoint, full_flags(long_hybrid.full_slots), folder / "full-32k.log") as engine:
+        with _engine(checkpoint, full_flags(long_hybrid.full_slots), logs / "kv-full-32k.log") as engine:
             long_full = allocated(engine)
             say(f"full, 16 x 32K: {long_full}")
-    layer_slot_bytes = full_pools.bytes / full_pools.full_slots / SHAPE.num_layers
-    held = hybrid_most.bytes(layer_slot_bytes, hybrid=True) / full_most.bytes(layer_slot_bytes, hybrid=False)
     return Found(
-        held_ratio=held,
+        held_ratio=hybrid_pools.held(hybrid_most) / full_pools.held(full_most),
         planned_held_ratio=planned_ratio(SEQUENCE_TOKENS, SEQUENCES * demand().request_tokens),
         sliding_slots_a_sequence=hybrid_most.sliding_slots / SEQUENCES,
         allocated_ratio=long_hybrid.bytes / long_full.bytes,
@@ -182,7 +184,7 @@ def allocated(engine: Engine) -> Allocated:
     return Allocated(memory["token_capacity"], memory["token_capacity_swa"] or 0, memory["kvcache"] * GIB)
 
 
-def decode(engine: Engine, sequences: int, say: Say, *, until_all_have_begun: bool = True) -> list[Sample]:
+def decode(engine: Engine, sequences: int, say: Say, *, until_all_answered: bool = True) -> list[Sample]:
     """Send so many different prompts at once and look at the engine while it answers.
 
     Ends when all are answered or, where they do not fit at once, with the first answer.
@@ -199,7 +201,7 @@ def decode(engine: Engine, sequences: int, say: Say, *, until_all_have_begun: bo
         except OSError:
             if not done.is_set():
                 raise
-        if not until_all_have_begun:
+        if not until_all_answered:
             done.set()
 
     begun = time.monotonic()
@@ -218,13 +220,13 @@ def decode(engine: Engine, sequences: int, say: Say, *, until_all_have_begun: bo
 
 
 def look(engine: Engine) -> Sample:
-    """From `/metrics`, which every decode step renews; the sliding pool's line is absent where there is none."""
+    """From `/metrics`, which every decode step renews. Raises KeyError with the name that is missing."""
     values = {}
     for line in engine.get("/metrics").splitlines():
         if not line.startswith("#"):
             values[line.partition("{")[0]] = float(line.rsplit(" ", 1)[1])
     names = ("num_running_reqs", "kv_used_tokens", "swa_used_tokens")
-    return Sample(*(int(values.get(f"sglang:{name}", 0)) for name in names))
+    return Sample(*(int(values[f"sglang:{name}"]) for name in names))
 
 
 def most_held(samples: Sequence[Sample], running: int) -> Sample:

@@ -27,9 +27,10 @@ class Found:
     """Answers with more cached tokens than the window is wide."""
     evicted_tokens: int
     error: float
-    """Largest difference of a chosen token's log-probability, as long as both answers go the same way."""
-    other_tokens: int
-    """Answers that chose another token at some point; the comparison of one ends there."""
+    """Largest difference of a chosen token's log-probability, up to where the two answers part and there included: at a
+    tie the two tokens' are the same."""
+    other_texts: int
+    """Answers that part from the other one at some point."""
 
 
 def measure(checkpoint: Path, logs: Path, say: Callable[[str], None]) -> Found:
@@ -60,5 +61,6 @@ def compare(cached: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, An
         ours, theirs = (answer["meta_info"]["output_token_logprobs"] for answer in (one, other))
         same = next((i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0][1] != pair[1][1]), None)
         others += same is not None
-        error = max([error, *(abs(ours[i][0] - theirs[i][0]) for i in range(len(ours) if same is None else same))])
+        compared = len(ours) if same is None else same + 1
+        error = max([error, *(abs(ours[i][0] - theirs[i][0]) for i in range(compared))])
     return Found(hits, evicted_tokens, error, others)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import prefix_hits
 MET = {
     "kv_bytes_ratio": 0.286, "kv_allocated_ratio": 0.27, "concurrent_8k_ratio": 4.0,
     "mtp_speedup_b1": 1.6, "mtp_speedup_b8": 1.3, "batch16_speedup": 5.0, "batch16_tokens_per_s": 700.0,
-    "prefix_hits": 40, "prefix_error": 1e-6,
+    "before_speedup_b1": 1.1, "prefix_hits": 40, "prefix_evicted_tokens": 30_000, "prefix_error": 1e-6,
 }  # fmt: skip
 
 
@@ -35,7 +37,8 @@ MET = {
         ({"batch16_speedup": 6.1, "batch16_tokens_per_s": 400.0}, []),
         ({"batch16_speedup": 5.9, "batch16_tokens_per_s": 599.0}, ["batch16_speedup"]),
         ({"prefix_error": 2e-4}, ["prefix_error"]),
-        ({"prefix_hits": 0}, ["prefix_hits"]),
+        ({"prefix_hits": 0, "prefix_evicted_tokens": 0}, ["prefix_hits", "prefix_evicted_tokens"]),
+        ({"before_speedup_b1": 0.9}, ["before_speedup_b1"]),
     ],
 )
 def test_a_missed_bar_is_named_with_its_number(changed: dict[str, float], named: list[str]) -> None:
@@ -65,10 +68,17 @@ def test_every_cell_is_first_in_some_round() -> None:
 
 
 def test_bytes_count_each_pool_with_its_own_layers() -> None:
-    sample = kv_bytes.Sample(running=1, full_slots=100, sliding_slots=10)
     assert (kv_bytes.FULL_LAYERS, kv_bytes.SLIDING_LAYERS) == (12, 36)
-    assert sample.bytes(2.0, hybrid=True) == 2.0 * (100 * 12 + 10 * 36)
-    assert sample.bytes(2.0, hybrid=False) == 2.0 * 100 * 48
+    hybrid = kv_bytes.Allocated(1000, 50, bytes=2.0 * (1000 * 12 + 50 * 36))
+    assert hybrid.held(kv_bytes.Sample(1, full_slots=100, sliding_slots=10)) == 2.0 * (100 * 12 + 10 * 36)
+    full = kv_bytes.Allocated(1000, 0, bytes=3.0 * 1000 * 48)
+    assert full.held(kv_bytes.Sample(1, full_slots=100, sliding_slots=0)) == 3.0 * 100 * 48
+
+
+def test_a_layer_without_a_pool_of_its_own_counts_as_full() -> None:
+    """Else an engine whose hybrid memory is off would hold a quarter of what it holds."""
+    off = kv_bytes.Allocated(1000, 0, bytes=1e6)
+    assert off.held(kv_bytes.Sample(16, full_slots=800, sliding_slots=0)) == pytest.approx(0.8e6)
 
 
 def test_the_most_held_is_looked_for_while_all_decode() -> None:
@@ -89,8 +99,25 @@ def answer(cached: int, *pairs: tuple[float, int]) -> dict[str, Any]:
     return {"meta_info": {"cached_tokens": cached, "output_token_logprobs": [[*pair, None] for pair in pairs]}}
 
 
-def test_answers_are_compared_as_far_as_they_go_the_same_way() -> None:
+def test_sources_of_another_commit_are_found_before_the_installed_ones(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    found = decoding.unpack("HEAD", root, tmp_path)
+    assert found is not None
+    program = "import hanmaru_contracts, hanmaru_worker; print(hanmaru_contracts.__file__, hanmaru_worker.__file__)"
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | decoding.python_path(found),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert all(path.startswith(str(tmp_path)) for path in told.stdout.split())
+    assert decoding.unpack("0" * 40, root, tmp_path) is None
+
+
+def test_answers_are_compared_as_far_as_they_go_the_same_way_and_where_they_part() -> None:
     plain = [answer(0, (-1.0, 5), (-2.0, 6))] * 3
-    cached = [answer(500, (-1.25, 5), (-2.0, 6)), answer(500, (-1.0, 5), (-9.0, 7)), answer(100, (-8.0, 9), (-8.0, 9))]
+    cached = [answer(500, (-1.25, 5), (-2.0, 6)), answer(500, (-1.0, 5), (-2.5, 7)), answer(100, (-8.0, 9), (-8.0, 9))]
     found = prefix_hits.compare(cached, plain, evicted_tokens=7)
-    assert found == prefix_hits.Found(hits=2, evicted_tokens=7, error=0.25, other_tokens=1)
+    assert found == prefix_hits.Found(hits=2, evicted_tokens=7, error=0.5, other_texts=1)
