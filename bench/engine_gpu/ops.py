@@ -34,6 +34,8 @@ from two_pools import Shape  # noqa: E402
 
 NO_DEVICE = 2
 DRAFTS = 3
+ENOUGH_TOKENS_PER_STEP = 2
+"""Of the committed checkpoint, which was made to draft 3 and more."""
 TIE = 1e-4
 """Two best log-probabilities closer than this may be chosen in either order."""
 
@@ -143,13 +145,15 @@ def agree(checkpoint: Path, device: torch.device, sizes: Sizes) -> dict[str, obj
         # Else the comparison sees nothing.
         and errors["a window of 129"].largest > LARGEST
         and drafted["divergences"] == 0
+        # Greedy text is right whatever is drafted; drafts that are never right are wrong.
+        and drafted["tokens_per_step"] > ENOUGH_TOKENS_PER_STEP
         and deviation < DEVIATIONS
     )
     told = {name: {"largest": round(found.largest, 7), "mean": round(found.mean, 7)} for name, found in errors.items()}
     return {"is_right": is_right, "logprob_errors": told, "mtp": {**drafted, "sampling_deviation": round(deviation, 2)}}
 
 
-def draft(checkpoint: Path, model: PooledModel, reference: Reference, sizes: Sizes) -> dict[str, object]:
+def draft(checkpoint: Path, model: PooledModel, reference: Reference, sizes: Sizes) -> dict[str, float]:
     """Answers with three drafts a step and with none, over both kinds of pools."""
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     told = json.loads((ROOT / "checkpoints" / "evidence" / "held-out-prompts.json").read_text(encoding="utf-8"))

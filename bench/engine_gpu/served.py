@@ -3,7 +3,7 @@
 Each variant is an engine of its own, started and ended in turn, since one fills the GPU: hybrid KV against full, MTP on
 and off, `fa3` and `triton` by name, and what the plugin picks for the device. Prompts are random tokens, sent once
 before they are timed, so that decoding is what is timed. Prints the machine, a table and one JSON line; exit status 2
-where there is no GPU or no plugin.
+where there is no GPU or no plugin, 1 when an engine did not start.
 
 `--print-commands` shows the command lines and starts nothing; it needs no GPU.
 """
@@ -41,11 +41,14 @@ NOT_THERE = 2
 START_DEADLINE_S = 1800.0
 ANSWER_DEADLINE_S = 600.0
 STOP_DEADLINE_S = 60.0
+LOG_TAIL_CHARACTERS = 4000
 VOCABULARY = 3000
 """Prompts use tokens below this: every checkpoint of the family has them."""
 
 
 def main() -> int:
+    # What runs by then is ended on the way out, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     args = _arguments()
     spec = planned_spec()
     chosen = [variant for variant in VARIANTS if not args.only or variant.name in args.only]
@@ -71,7 +74,7 @@ def main() -> int:
             }
         )
     )
-    return 0
+    return int(len(results) < len(chosen))
 
 
 def _arguments() -> argparse.Namespace:
@@ -121,6 +124,7 @@ def _measure(
     keys_file.write_text(json.dumps(keys))
     checkpoint = args.checkpoint or _random_checkpoint(folder, args.layers, args.experts)
     logs = args.logs or folder
+    logs.mkdir(parents=True, exist_ok=True)
     batches = [int(size) for size in args.batches.split(",")]
     results: list[Measured] = []
     print(*table_rows(None), sep="\n", flush=True)
@@ -130,7 +134,8 @@ def _measure(
         log = logs / f"engine-{number}.log"
         with _engine(own, variant, machine, folder, log) as is_ready:
             if not is_ready:
-                print(f"{variant.name} did not start; its log: {log}", file=sys.stderr, flush=True)
+                last = log.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]
+                print(f"{variant.name} did not start; its log ends with\n{last}", file=sys.stderr, flush=True)
                 continue
             url = f"http://{HOST}:{machine.port}"
             pools = read_pools(_ask(f"{url}/server_info", keys["admin-api-key"]))

@@ -14,6 +14,7 @@ from hanmaru_operator.plan.memory import Demand
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "engine_gpu"))
 
+import decode_timing as timing
 from two_pools import Pools, Request, Shape, next_pass, sliding_slots_needed
 
 PROGRAM = Path(__file__).parents[2] / "bench" / "engine_gpu" / "ops.py"
@@ -63,6 +64,18 @@ def test_its_sliding_pool_is_the_planners(drafts: int) -> None:
     verified = drafts + 1
     demand = Demand(window=128, page_size=1, draft_tokens=verified, chunk_tokens=2048, kept_tails=0)
     assert sliding_slots_needed(128, 16, verified_tokens=verified, chunk_tokens=2048) == demand.tokens(16)
+
+
+@pytest.mark.parametrize(("context", "ratio"), [(8192, 0.297), (32_768, 0.262)])
+def test_what_two_pools_take_at_k_exaones_widths_is_what_the_page_says(context: int, ratio: float) -> None:
+    shape, point = timing.Stack().shape(torch.bfloat16, torch.device("cpu")), timing.Point(context, 16)
+    hybrid, full = (timing.pool_bytes(shape, point, way) for way in timing.WAYS)
+    assert hybrid / full == pytest.approx(ratio, abs=5e-4)
+
+
+def test_so_many_sequences_fit_in_the_memory_of_sixteen() -> None:
+    shape = timing.Stack().shape(torch.bfloat16, torch.device("cpu"))
+    assert timing.batch_in(shape, 8192, timing.pool_bytes(shape, timing.Point(8192, 16), "full")) == 57
 
 
 def small_pools(**changes: Any) -> Pools:
