@@ -15,11 +15,12 @@ import os
 import signal
 import socket
 import tempfile
-import threading
+from collections import deque
 from typing import Any
 
 import aiohttp
 import uvicorn
+from hanmaru_gateway.stop import Stop
 
 RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -191,16 +192,15 @@ def run_on_ray(mode: str, engine_url: str, port: int) -> None:
     """Start a one-node Ray and the app in `mode`; SIGHUP deploys it anew, SIGTERM stops everything."""
     from ray import serve
 
-    stop, again = threading.Event(), threading.Event()
+    stop, again = Stop(), deque[int]()
     with tempfile.TemporaryDirectory(prefix="hmr-", dir="/tmp", ignore_cleanup_errors=True) as temp_dir:
         start_ray(temp_dir)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        signal.signal(signal.SIGHUP, lambda *_: again.set())
+        stop.on_signals()
+        signal.signal(signal.SIGHUP, lambda number, _: again.append(number))
         deploy(serve, mode, engine_url, port)
         print("ready", flush=True)
         while not stop.wait(0.2):
-            if again.is_set():
+            if again:
                 again.clear()
                 deploy(serve, mode, engine_url, port)
                 print("deployed anew", flush=True)
