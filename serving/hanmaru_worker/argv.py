@@ -62,6 +62,8 @@ LISTENER_PLACES = frozenset({"SGLANG_GRPC_PORT"})
 """Variables that open what `KEYS_AND_DOORS` keeps shut."""
 TIER_PLACES = frozenset({names.ENV_TIER_KEY_FILE, *map(names.tier_variable, REDIS_FROM_ENVIRONMENT.values())})
 """Variables that an engine with a shared cache has a use for."""
+WAIT_S_PER_KI_TOKEN = 0.25
+"""How much longer a request may wait for each 1,024 tokens that a shared cache may hold."""
 
 
 def to_argv(
@@ -197,6 +199,8 @@ def shared_cache_flags(spec: EngineSpec) -> list[str]:
         "hicache_storage_pass_prefix_keys": True,
         "prefetch_threshold": tier.min_prefix_tokens,
         "prefetch_timeout_base": tier.wait_s,
+        # SGLang counts all that it asks for, of which no more than `max_prefix_tokens` can be there.
+        "prefetch_timeout_per_ki_token": WAIT_S_PER_KI_TOKEN * min(1.0, tier.max_prefix_tokens / spec.context_tokens),
         # Ours.
         "model": spec.model.id,
         "checkpoint": spec.checkpoint,
@@ -214,6 +218,9 @@ def shared_cache_flags(spec: EngineSpec) -> list[str]:
         "write_through",
         "--hicache-storage-prefetch-policy",
         "timeout",
+        # A prompt is looked for once. By default a miss in a queue is asked again up to 8 times, in every rank.
+        "--hicache-storage-prefetch-retry-poll-interval",
+        "0",
         "--hicache-storage-backend",
         "dynamic",
         "--hicache-storage-backend-extra-config",

@@ -116,6 +116,18 @@ def test_a_shared_cache_is_our_storage_behind_hicache() -> None:
     assert (told["max_bytes"], told["life_s"], told["max_prefix_tokens"]) == (1000, 60, 512)
 
 
+@pytest.mark.parametrize(("context_tokens", "longest_s"), [(4096, 0.5 + 1.0), (16_384, 4.5), (262_144, 4.5)])
+def test_the_longest_prompt_waits_no_longer_than_the_longest_stored_prefix_may_take(
+    context_tokens: int, longest_s: float
+) -> None:
+    """SGLang's allowance is by the tokens that it asks for, which is everything that the replica has not cached."""
+    argv = flags(spec(context_tokens=context_tokens, shared_cache=SharedCache(wait_s=0.5, max_prefix_tokens=16_384)))
+    told = json.loads(value(argv, "--hicache-storage-backend-extra-config") or "")
+    waited_s = told["prefetch_timeout_base"] + told["prefetch_timeout_per_ki_token"] * context_tokens / 1024
+    assert waited_s == pytest.approx(longest_s)
+    assert value(argv, "--hicache-storage-prefetch-retry-poll-interval") == "0"
+
+
 def test_without_a_shared_cache_nothing_is_said_of_one() -> None:
     assert not [argument for argument in flags(spec()) if "hicache" in argument or "hierarchical" in argument]
 

@@ -496,7 +496,20 @@ MENTIONED: dict[str, tuple[str, list[str]]] = {
     ),
     "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller": (
         "tier.storage.TierStorage",
-        ['"prefetch_threshold"', '"prefetch_timeout_base"', '"hicache_storage_pass_prefix_keys"'],
+        [
+            '"prefetch_threshold"',
+            '"prefetch_timeout_base"',
+            '"prefetch_timeout_per_ki_token"',
+            '"hicache_storage_pass_prefix_keys"',
+        ],
+    ),
+    "sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache._start_storage_prefetch_wait": (
+        "tier.storage.TierStorage",
+        ["operation.stats_requested_tokens", "self.prefetch_timeout_base", "self.prefetch_timeout_per_page"],
+    ),
+    "sglang.srt.mem_cache.storage_prefetch.StoragePrefetchRetries.pop_ready": (
+        "tier.storage.TierStorage",
+        ["if interval <= 0:"],
     ),
     "sglang.srt.mem_cache.storage.backend_factory": (
         "tier.storage.TierStorage",
