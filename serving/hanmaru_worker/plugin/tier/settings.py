@@ -20,8 +20,6 @@ from pydantic import ConfigDict, Field, ValidationError
 from hanmaru_worker.plugin.tier.store import Limits
 from hanmaru_worker.secret_files import read_key, read_secret
 
-PREFIX_OF_VARIABLES = "HANMARU_"
-
 
 class Told(StrictSchema):
     """Our part of SGLang's extra configuration."""
