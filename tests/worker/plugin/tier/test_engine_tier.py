@@ -42,6 +42,9 @@ FLAGS += ["--max-total-tokens", "5120", "--swa-full-tokens-ratio", "0.4"]
 STORED_DEADLINE_S = 20.0
 HOT_PREFIX_TOKENS, HOT_TAIL_TOKENS = 1000, 150
 
+SALT_MARK = "6e0f2b71c3"
+"""In each domain's salt, and in nothing else."""
+
 Pages = dict[str, list[bytes]]
 
 
@@ -165,10 +168,17 @@ def test_the_tier_counts_itself_on_the_engines_page(second: Engine) -> None:
     assert 'hanmaru_tier_bytes_total{direction="read"}' in second.get("/metrics")
 
 
-def test_nothing_of_prompts_or_secrets_reaches_the_log(second: Engine, server: RedisServer) -> None:
+def test_nothing_of_prompts_or_secrets_reaches_the_log(
+    second: Engine, server: RedisServer, prompts: dict[str, list[int]]
+) -> None:
     log = second.log()
+    assert "tier.pages_refused" in log, "the tier has something to say"
     assert server.passwords["tier"] not in log
     assert TIER_KEY not in log
+    assert SALT_MARK not in log
+    for prompt in prompts.values():
+        for separator in (", ", ",", " "):
+            assert separator.join(map(str, prompt[:4])) not in log
 
 
 def test_without_redis_the_answer_is_the_same_and_comes_in_time(
@@ -190,7 +200,7 @@ def ask(engine: Engine, prompt: Sequence[int], domain: str) -> Any:
     return engine.generate(
         {
             "input_ids": list(prompt),
-            "cache_salt": f"{domain}-salt",
+            "cache_salt": f"{domain} {SALT_MARK}",
             "sampling_params": {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True},
             "return_logprob": True,
             "logprob_start_len": -1,
