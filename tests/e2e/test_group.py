@@ -5,6 +5,8 @@ It answers what one machine does, and restarts whole.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hanmaru_e2e import release as names
 from hanmaru_e2e.kube import Manifest, restarts
@@ -48,7 +50,7 @@ def test_a_replica_of_two_pods_on_two_nodes_serves_a_model_from_an_image_volume(
     world.kube.wait("the group answers", lambda: clients.ask("openai", group_key, group)["status"] == 200, within_s=30)
 
 
-def test_ranks_on_two_nodes_with_half_of_the_experts_each_say_what_one_machine_says(
+def test_drafting_ranks_on_two_nodes_with_half_of_the_experts_each_say_what_one_machine_says(
     world: World, clients: Clients, group: str, group_key: Key
 ) -> None:
     # torch stays out of the runs that deselect this test.
@@ -56,6 +58,9 @@ def test_ranks_on_two_nodes_with_half_of_the_experts_each_say_what_one_machine_s
 
     (plan,) = world.kube.get(world.deployment_path(group))["status"]["plan"]
     assert plan["parallelism"] == "tensor 2, expert 2 over 2 pods"
+    for pod in world.serving(group):
+        told = json.loads(world.kube.exec(MODELS, pod["metadata"]["name"], "cat", "/hanmaru/spec/engine-spec.json"))
+        assert told["draftTokens"], "the example's pool offers MTP"
     answer = clients.ask("greedy", group_key, group)
     tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
     steps = Reference(CHECKPOINT).greedy(tokenizer.encode(answer["prompt"]).ids, answer["tokens"])
