@@ -98,6 +98,10 @@ bench-gateway: setup ## Measure our gateway against LiteLLM and SMG, interleaved
 bench-operator: setup control-plane ## Measure planning and reconciling with 1,000 deployments; one JSON line last
 	@PYTHONPATH=tests/support:tests/cluster $(RUN) python bench/operator/run.py $(ARGS)
 
+.PHONY: bench-shared-cache
+bench-shared-cache: setup ## Measure a rank's pages to a Redis on loopback and back; one JSON line last
+	@PYTHONPATH=tests/support $(RUN) python bench/shared_cache.py $(ARGS)
+
 .PHONY: bench-engine test-engine-full
 bench-engine: setup ## Measure KV bytes, MTP, batching and prefix hits of the CPU engine; one JSON line last
 	@PYTHONPATH=tests/support:checkpoints/training $(RUN) python bench/engine/run.py $(ARGS)
