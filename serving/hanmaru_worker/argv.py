@@ -38,15 +38,18 @@ KEYS_AND_DOORS = frozenset({
     # Listeners without our keys. With several tokenizer workers SGLang checks no key at all (read in 0.5.23).
     "--tokenizer-worker-num", "--grpc-mode", "--smg-grpc-mode", "--grpc-port", "--smg-http-sidecar-port",
     "--grpc-http-sidecar-port", "--use-ray", "--enable-http-worker-reuseport", "--encoder-only",
-    "--kv-events-config", "--load-publish-endpoint", "--gated-launch-port", "--disaggregation-mode",
-    "--disaggregation-bootstrap-port", "--enable-pd-role-switch", "--encoder-bootstrap-port", "--encoder-register-urls",
-    "--engine-info-bootstrap-port", "--remote-instance-weight-loader-start-seed-via-transfer-engine",
-    "--remote-instance-weight-loader-send-weights-group-ports",
+    "--kv-events-config", "--load-publish-endpoint", "--gated-launch-port", "--metrics-host", "--metrics-port",
+    "--disaggregation-mode", "--disaggregation-bootstrap-port", "--enable-pd-role-switch", "--encoder-bootstrap-port",
+    "--encoder-register-urls", "--engine-info-bootstrap-port",
+    "--remote-instance-weight-loader-start-seed-via-transfer-engine",
+    "--remote-instance-weight-loader-send-weights-group-ports", "--decoupled-spec-bind-endpoint",
+    "--decoupled-spec-connect-endpoints", "--weight-cache-socket",
     # Prompts to others.
     "--tool-server", "--encoder-urls",
     # Prompts or keys in logs, files or traces.
     "--log-level", "--log-requests", "--log-requests-level", "--log-requests-target", "--crash-dump-folder",
     "--export-metrics-to-file", "--export-metrics-to-file-dir", "--debug-tensor-dump-output-folder",
+    "--msprobe-dump-config",
     "--enable-trace", "--otlp-traces-endpoint", "--trace-modules", "--spec-trace-dir",
     # Caches outside the engine: ours is sealed (docs/shared-cache.md), others hold pages that anybody may have made.
     "--hicache-storage-backend", "--hicache-storage-backend-extra-config", "--file-storage-path",
@@ -63,7 +66,8 @@ LISTENER_PLACES = frozenset({"SGLANG_GRPC_PORT"})
 TIER_PLACES = frozenset({names.ENV_TIER_KEY_FILE, *map(names.tier_variable, REDIS_FROM_ENVIRONMENT.values())})
 """Variables that an engine with a shared cache has a use for."""
 WAIT_S_PER_KI_TOKEN = 0.25
-"""How much longer a request may wait for each 1,024 tokens that a shared cache may hold."""
+"""How much longer a request may wait for each 1,024 of its tokens that a shared cache is asked for: about what
+computing them takes."""
 
 
 def to_argv(
@@ -199,8 +203,7 @@ def shared_cache_flags(spec: EngineSpec) -> list[str]:
         "hicache_storage_pass_prefix_keys": True,
         "prefetch_threshold": tier.min_prefix_tokens,
         "prefetch_timeout_base": tier.wait_s,
-        # SGLang counts all that it asks for, of which no more than `max_prefix_tokens` can be there.
-        "prefetch_timeout_per_ki_token": WAIT_S_PER_KI_TOKEN * min(1.0, tier.max_prefix_tokens / spec.context_tokens),
+        "prefetch_timeout_per_ki_token": WAIT_S_PER_KI_TOKEN,
         # Ours.
         "model": spec.model.id,
         "checkpoint": spec.checkpoint,

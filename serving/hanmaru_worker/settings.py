@@ -5,27 +5,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hanmaru_contracts import names
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
-from hanmaru_contracts.log import log_event
 from hanmaru_contracts.names import ReplicaId
 from hanmaru_contracts.wire.engine_spec import EngineSpec
-from hanmaru_redis.settings import REDIS_FROM_ENVIRONMENT, Access, read_access
+from hanmaru_redis.settings import Access, read_access
 from pydantic import ValidationError
 
 from hanmaru_worker.secret_files import read_key, read_secret
-
-_log = logging.getLogger(__name__)
-
-_TIER_FILES = (
-    names.ENV_TIER_KEY_FILE,
-    *(names.tier_variable(variable) for name, variable in REDIS_FROM_ENVIRONMENT.items() if name.endswith("_file")),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +92,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     """Settings from the variables in `names`. Raises HanmaruError (CONFIGURATION) that names what is wrong."""
     home = Path(environ.get(names.ENV_HOME) or Path.home() / ".cache" / "hanmaru")
     spec = _read_spec(Path(_required(environ, names.ENV_ENGINE_SPEC)))
+    if spec.shared_cache is not None:
+        # The engine reads what they name; that they are missing is better said here.
+        for variable in (names.ENV_TIER_KEY_FILE, names.tier_variable(names.ENV_REDIS_URL)):
+            _required(environ, variable)
     return Settings(
-        spec=_with_tier_at_hand(spec, environ),
+        spec=spec,
         replica=ReplicaId(_required(environ, names.ENV_REPLICA_ID)),
         replica_key=read_key(Path(_required(environ, names.ENV_REPLICA_KEY_FILE)), "replica key"),
         redis=read_access(environ, lambda path, _what: read_secret(path)),
@@ -110,30 +105,6 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         advertise_host=environ.get(names.ENV_ADVERTISE_HOST) or "127.0.0.1",
         log_dir=Path(environ.get(names.ENV_LOG_DIR) or home / "logs"),
     )
-
-
-def _with_tier_at_hand(spec: EngineSpec, environ: Mapping[str, str]) -> EngineSpec:
-    """The spec, without its shared cache where files that the environment names for it are gone.
-
-    A revision keeps its spec and its environment, but a replica's Secret follows the installation: once that has no
-    Redis for shared caches, its files are not there. The engine reads them, and would end for want of a mere cache.
-    """
-    if spec.shared_cache is None:
-        return spec
-    for variable in (names.ENV_TIER_KEY_FILE, names.tier_variable(names.ENV_REDIS_URL)):
-        _required(environ, variable)  # better said here than by the engine
-    gone = [variable for variable in _TIER_FILES if environ.get(variable) and not Path(environ[variable]).exists()]
-    if not gone:
-        return spec
-    log_event(
-        _log,
-        logging.WARNING,
-        "tier.left_out",
-        missing=", ".join(f"{variable}={environ[variable]}" for variable in gone),
-        message="runs without its shared cache: these files do not exist; a new revision (`hanmaru rollout restart`)"
-        " asks for what the installation has",
-    )
-    return spec.model_copy(update={"shared_cache": None})
 
 
 def _required(environ: Mapping[str, str], name: str) -> str:

@@ -116,15 +116,13 @@ def test_a_shared_cache_is_our_storage_behind_hicache() -> None:
     assert (told["max_bytes"], told["life_s"], told["max_prefix_tokens"]) == (1000, 60, 512)
 
 
-@pytest.mark.parametrize(("context_tokens", "longest_s"), [(4096, 0.5 + 1.0), (16_384, 4.5), (262_144, 4.5)])
-def test_the_longest_prompt_waits_no_longer_than_the_longest_stored_prefix_may_take(
-    context_tokens: int, longest_s: float
-) -> None:
-    """SGLang's allowance is by the tokens that it asks for, which is everything that the replica has not cached."""
-    argv = flags(spec(context_tokens=context_tokens, shared_cache=SharedCache(wait_s=0.5, max_prefix_tokens=16_384)))
+@pytest.mark.parametrize("context_tokens", [4096, 262_144])
+def test_a_stored_prefix_may_be_waited_for_as_long_as_it_takes_on_a_usual_wire(context_tokens: int) -> None:
+    """Whatever the context: 16,384 tokens of K-EXAONE take 0.7 s on a wire of 10 Gbit/s that nobody shares."""
+    argv = flags(spec(context_tokens=context_tokens, shared_cache=SharedCache(wait_s=0.5)))
     told = json.loads(value(argv, "--hicache-storage-backend-extra-config") or "")
-    waited_s = told["prefetch_timeout_base"] + told["prefetch_timeout_per_ki_token"] * context_tokens / 1024
-    assert waited_s == pytest.approx(longest_s)
+    assert told["prefetch_timeout_base"] + told["prefetch_timeout_per_ki_token"] * 16 == 4.5
+    # Else a prompt that missed is looked for up to eight times while it is queued.
     assert value(argv, "--hicache-storage-prefetch-retry-poll-interval") == "0"
 
 

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
-from hanmaru_contracts.log import JsonFormatter
 from hanmaru_redis.address import read_address
 from hanmaru_redis.settings import Credentials
 from hanmaru_worker.settings import GroupRank, read_settings
@@ -76,24 +73,6 @@ def test_a_shared_cache_without_a_way_to_it_is_told_at_the_start(with_tier: dict
     assert read_settings(with_tier).spec.shared_cache is not None
     with pytest.raises(HanmaruError, match=f"{missing} is not set"):
         read_settings({name: value for name, value in with_tier.items() if name != missing})
-
-
-@pytest.mark.parametrize(
-    "file",
-    ["KEY_FILE", *(f"REDIS_{name}_FILE" for name in ("PASSWORD", "CA", "CERT", "KEY", "SENTINEL_PASSWORD"))],
-)
-def test_a_shared_cache_whose_files_are_gone_stops_no_worker_and_is_told(
-    with_tier: dict[str, str], caplog: pytest.LogCaptureFixture, file: str
-) -> None:
-    """A replica of a revision that had one, made or restarted after the installation gave it up."""
-    whole = read_settings(with_tier)
-    assert not caplog.records
-    settings = read_settings(with_tier | {f"HANMARU_TIER_{file}": "/nowhere/tier"})
-    assert settings == replace(whole, spec=whole.spec.model_copy(update={"shared_cache": None}))
-    (record,) = caplog.records
-    assert (record.levelname, record.getMessage()) == ("WARNING", "tier.left_out")
-    line = json.loads(JsonFormatter("worker").format(record))
-    assert line["missing"] == f"HANMARU_TIER_{file}=/nowhere/tier"
 
 
 def test_ranks_that_share_a_machine_have_ports_of_their_own(environ: dict[str, str]) -> None:

@@ -85,8 +85,7 @@ class SharedCache(StrictSchema):
     """Memory of each rank's host, in 10^9 bytes, through which pages go to Redis and back."""
     wait_s: Annotated[float, Field(gt=0)] = 0.5
     """How long a request may wait for pages on their way, besides a quarter of a second for each 1,024 tokens asked
-    for. These are all that the replica itself has not cached, so the quarter is cut by `max_prefix_tokens` /
-    `context_tokens`."""
+    for, which are all that the replica itself has not cached."""
 
 
 class EngineSpec(StrictSchema):

@@ -121,7 +121,7 @@ def test_ranks_that_sample_their_drafts_keep_to_one_text(running: Running, refer
     found = [reference.agreement(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     assert max(each.output_error for each in found) < BOUND, found
     assert all(each.divergences for each in found), "nothing was sampled"
-    assert sum(answer["meta_info"]["spec_verify_ct"] for answer in answers) < len(answers) * OUTPUT_TOKENS
+    assert sum(answer["meta_info"]["spec_verify_ct"] for answer in answers) < len(answers) * (OUTPUT_TOKENS - 1)
 
 
 @each_combination

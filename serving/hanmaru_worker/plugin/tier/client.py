@@ -32,38 +32,45 @@ MARGIN_S = 0.5
 class Client:
     """Made once in each rank's process; a thread that is not closed ends with the process."""
 
-    def __init__(self, access: Access, limits: Limits, count_failure: Callable[[str], None]) -> None:
-        """Connects to nothing yet, so there is nothing to bound; raises what is wrong with an access at once."""
+    def __init__(self, access: Access | None, limits: Limits, count_failure: Callable[[str], None]) -> None:
+        """Connects to nothing yet, so there is nothing to bound; raises what is wrong with an access at once. Without
+        one it is as if closed.
+        """
         self._limits = limits
         self._count_failure = count_failure
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hanmaru-tier", daemon=True)
         self._thread.start()
-        opened = asyncio.run_coroutine_threadsafe(self._open(access), self._loop)
-        self._store: Store | None = opened.result()
+        self._store: Store | None = None
         """None: closed."""
+        if access is not None:
+            self._store = asyncio.run_coroutine_threadsafe(self._open(access), self._loop).result()
 
     @property
     def is_paused(self) -> bool:
         """Whether a call would be in vain for now, so that what it takes to make one can be saved."""
-        return self._store is None or self._store.is_paused
+        store = self._store  # which another thread may close
+        return store is None or store.is_paused
 
     def call(self, work: Callable[[Store], Coroutine[Any, Any, _T]], deadline_s: float, otherwise: _T) -> _T:
         """Its result, or `otherwise` where it does not come in time."""
-        if self._store is None:
+        store = self._store
+        if store is None:
             return otherwise
-        return self._wait(work(self._store), deadline_s + MARGIN_S, otherwise)
+        return self._wait(work(store), deadline_s + MARGIN_S, otherwise)
 
     def begin(self, work: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
         """Have it done without waiting."""
-        if self._store is not None:
-            asyncio.run_coroutine_threadsafe(work(self._store), self._loop)
+        store = self._store
+        if store is not None:
+            asyncio.run_coroutine_threadsafe(work(store), self._loop)
 
     def close(self) -> None:
         """Close the connections and end the thread; later calls give `otherwise`."""
         store, self._store = self._store, None
         if store is not None:
             self._wait(_settled(store), CONNECT_S + MARGIN_S, None)
+        if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(MARGIN_S)
             if not self._thread.is_alive():

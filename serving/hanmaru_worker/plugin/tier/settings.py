@@ -20,6 +20,11 @@ from pydantic import ConfigDict, Field, ValidationError
 from hanmaru_worker.plugin.tier.store import Limits
 from hanmaru_worker.secret_files import read_key, read_secret
 
+_FILES = (
+    names.ENV_TIER_KEY_FILE,
+    *(names.tier_variable(variable) for name, variable in REDIS_FROM_ENVIRONMENT.items() if name.endswith("_file")),
+)
+
 
 class Told(StrictSchema):
     """Our part of SGLang's extra configuration."""
@@ -42,7 +47,8 @@ class Settings:
     """All of it."""
 
     told: Told
-    access: Access
+    access: Access | None
+    """None: what the environment names is gone."""
     tier_key: bytes = field(repr=False)
 
     @property
@@ -57,7 +63,7 @@ class Settings:
 
 
 def read_settings(extra_config: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
-    """Raises HanmaruError (CONFIGURATION) that quotes no secret."""
+    """Raises HanmaruError (CONFIGURATION) that quotes no secret; for files that are not there see `gone`."""
     try:
         told = Told.model_validate(dict(extra_config))
     except ValidationError as error:
@@ -73,9 +79,21 @@ def read_settings(extra_config: Mapping[str, object], environ: Mapping[str, str]
     key_file = environ.get(names.ENV_TIER_KEY_FILE)
     if not key_file:
         raise _wrong(f"{names.ENV_TIER_KEY_FILE} is not set: the shared cache's pages cannot be sealed")
+    if gone(environ):
+        return Settings(told, None, b"")
     return Settings(
         told, read_access(given, lambda path, _what: read_secret(path)), read_key(Path(key_file), "tier key")
     )
+
+
+def gone(environ: Mapping[str, str]) -> list[str]:
+    """`VARIABLE=path` of each file that is named and not there.
+
+    A revision keeps its spec and its environment, but a replica's Secret follows the installation: once that has no
+    Redis for shared caches, its login is not there. That must stop no engine, and change no flag: files of a group's
+    pods may go at different moments, and ranks of one engine have the same flags or wait for each other for ever.
+    """
+    return [f"{name}={environ[name]}" for name in _FILES if environ.get(name) and not Path(environ[name]).exists()]
 
 
 def _wrong(message: str) -> HanmaruError:

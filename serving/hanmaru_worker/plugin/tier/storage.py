@@ -33,7 +33,7 @@ from hanmaru_worker.plugin.tier.events import tell
 from hanmaru_worker.plugin.tier.meters import Meters
 from hanmaru_worker.plugin.tier.naming import Naming, PageName, PageShape, Ranks
 from hanmaru_worker.plugin.tier.sealing import OVERHEAD_BYTES, page_key, seal, unseal
-from hanmaru_worker.plugin.tier.settings import read_settings
+from hanmaru_worker.plugin.tier.settings import gone, read_settings
 from hanmaru_worker.plugin.tier.store import Frame
 from hanmaru_worker.plugin.tier.weights import content_digest
 
@@ -72,7 +72,10 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
     """One rank's way to the tier."""
 
     def __init__(self, storage_config: HiCacheStorageConfig, _options: object = None) -> None:
-        """Raises HanmaruError (CONFIGURATION): a tier that can never work is told at the start. Asks Redis nothing."""
+        """Raises HanmaruError (CONFIGURATION): a tier that can never work is told at the start. Asks Redis nothing.
+
+        One whose files are gone holds no page.
+        """
         self._settings = read_settings(storage_config.extra_config or {}, os.environ)
         told = self._settings.told
         # Our plugin decides the numbers too: windows, attention and experts.
@@ -81,7 +84,10 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
         self._meters = Meters()
         self._client = Client(self._settings.access, self._settings.limits, self._meters.failed)
         self._pools: dict[str, _Pool] = {}
-        tell(log, logging.INFO, "tier.on", model=told.model, content=self._content, ranks=str(self._ranks))
+        if self._settings.access is None:
+            tell(log, logging.WARNING, "tier.left_out", missing=", ".join(gone(os.environ)))
+        else:
+            tell(log, logging.INFO, "tier.on", model=told.model, content=self._content, ranks=str(self._ranks))
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """The pool of the global layers."""

@@ -171,8 +171,9 @@ def test_the_tier_counts_itself_on_the_engines_page(second: Engine) -> None:
 def test_nothing_of_prompts_or_secrets_reaches_the_log(
     second: Engine, server: RedisServer, prompts: dict[str, list[int]]
 ) -> None:
+    ask(second, prompts["long"], "long")
     log = second.log()
-    assert "tier.pages_refused" in log, "the tier has something to say"
+    assert "tier.on" in log, "the tier has something to say"
     assert server.passwords["tier"] not in log
     assert TIER_KEY not in log
     assert SALT_MARK not in log

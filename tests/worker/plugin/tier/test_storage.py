@@ -149,9 +149,13 @@ def make(
     monkeypatch.setattr(storage, "Meters", lambda: Meters(CollectorRegistry()))
     made: list[Rank] = []
 
-    def one(*, rank: int = 0, ranks: int = 1, key: str = TIER_KEY, seed: int = 1, **told: Any) -> Rank:
+    def one(
+        *, rank: int = 0, ranks: int = 1, key: str = TIER_KEY, seed: int = 1, gone: str | None = None, **told: Any
+    ) -> Rank:
         for variable, value in tier_environment(tmp_path, empty, key).items():
             monkeypatch.setenv(variable, value)
+            if variable == gone:
+                Path(value).unlink()
         extra = {"model": "default/k", "checkpoint": str(checkpoint), "variant": "a", "max_bytes": 2**30, "life_s": 60}
         config = HiCacheStorageConfig(
             tp_rank=rank,
@@ -341,6 +345,23 @@ def test_while_redis_is_away_no_page_is_sealed(
         assert not sealed
     finally:
         empty.start()
+
+
+@pytest.mark.parametrize("file", ["KEY_FILE", "REDIS_PASSWORD_FILE"])
+def test_a_tier_whose_files_are_gone_holds_nothing_and_is_told(
+    make: Make, empty: RedisServer, caplog: pytest.LogCaptureFixture, file: str
+) -> None:
+    """A replica of a revision that had one, made or restarted after the installation gave it up."""
+    with caplog.at_level(logging.INFO):
+        rank = make(gone=f"HANMARU_TIER_{file}")
+    (record,) = (record for record in caplog.records if "tier." in record.getMessage())
+    assert record.levelno == logging.WARNING
+    assert f'tier.left_out {{"missing": "HANMARU_TIER_{file}=' in record.getMessage()
+    rank.write()
+    assert rank.exists().kv_hit_pages == 0
+    assert rank.read() == ([False] * PAGES, [False] * PAGES)
+    with empty.client() as admin:
+        assert admin.dbsize() == 0
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

@@ -324,6 +324,7 @@ async def test_the_log_says_once_that_redis_is_lost_and_once_that_it_is_back(cap
             server.start()
             for _ in range(3):
                 await store.look_up([page(1).entry], [SIZE])
+                clock.now_s += LONGEST_PAUSE_S
     lost, back = events(caplog)
     assert lost.startswith("tier.lost")
     assert "Redis cannot be reached" in lost
