@@ -86,13 +86,15 @@ def test_pods_reach_the_api_server_and_nothing_outside(run: Run) -> None:
         run("exec p -- /probe get http://192.0.2.1")
 
 
-def test_logs_are_read_and_ports_forwarded_from_the_machine(run: Run, cluster: RealCluster, space: str) -> None:
+def test_logs_are_read_and_ports_forwarded_from_the_machine(
+    run: Run, cluster: RealCluster, space: str, tmp_path: Path
+) -> None:
     run("apply -f -", _pod("p"))
     _ready(run, "p")
     assert run("logs p") == "serving as p\n"
     with subprocess.Popen(
         [cluster.plane.kubectl_path, "-n", space, "port-forward", "pod/p", ":8080"],
-        env={"KUBECONFIG": str(cluster.kubeconfig)},
+        env={"KUBECONFIG": str(cluster.kubeconfig), "HOME": str(tmp_path)},  # where kubectl keeps what it discovered
         stdout=subprocess.PIPE,
         text=True,
     ) as forwarding:
