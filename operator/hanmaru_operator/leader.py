@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from hanmaru_contracts.errors import ErrorCode, HanmaruError
 from hanmaru_contracts.log import log_event
@@ -175,13 +175,26 @@ class Elector:
         """Give the lease back, so that the next one need not wait for it to run out; best effort."""
         record = self._seen.record if self._seen else None
         led, self._renewed_at = self.is_holder, None
-        if not led or record is None or record.holder != self._me:
+        if not led or not self._is_ours(record):
             return
         try:
-            await self._write(Record("", _RELEASED_LEASE_S, record.resource_version, record.transitions))
+            try:
+                await self._give_back(record)
+            except Conflict:
+                # A renewal that was cancelled on its way may have been written all the same.
+                record = await self._read()
+                if not self._is_ours(record):
+                    return
+                await self._give_back(record)
             log_event(_log, logging.INFO, "leader.released", identity=self._me)
         except ClusterError as error:
             log_event(_log, logging.WARNING, "leader.not_released", message=error.message)
+
+    def _is_ours(self, record: Record | None) -> TypeGuard[Record]:
+        return record is not None and record.holder == self._me
+
+    async def _give_back(self, record: Record) -> None:
+        await self._write(Record("", _RELEASED_LEASE_S, record.resource_version, record.transitions))
 
     async def _attempt(self) -> bool:
         """Look, and take or renew where that is right; whether we hold it now. Trouble is logged and means no."""

@@ -168,6 +168,18 @@ async def test_giving_back_lets_the_next_one_lead_at_once() -> None:
     assert leases.lease["spec"]["holderIdentity"] == "b"
 
 
+async def test_a_renewal_cancelled_on_its_way_does_not_keep_the_lease() -> None:
+    """It was written, and nobody heard: the version that we know is not the lease's any more."""
+    leases = FakeLeases()
+    a, b = Candidate(leases, "a"), Candidate(leases, "b")
+    await a.attempt()
+    leases.loses_answers = True
+    await a.attempt()
+    leases.loses_answers = False
+    await a.elector.release()
+    assert await b.attempt()
+
+
 async def test_what_others_wrote_on_the_lease_stays() -> None:
     """A release of the chart makes it, and knows by its marks at the end what it may delete."""
     leases = FakeLeases()
