@@ -1,11 +1,17 @@
-"""SGLang inside the test process, for what needs no server: contracts, configuration, attention over real pools."""
+"""SGLang inside the test process, for what needs no server: contracts, configuration, attention over real pools.
+
+And transformers, which engines in processes of their own are compared with.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
+from hanmaru_testing.reference import Reference
 from hanmaru_worker.plugin import PLATFORM_NAME
 
 
@@ -21,3 +27,12 @@ def plugin_loaded() -> Iterator[None]:
 
         load_plugins()
         yield
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Iterator[Reference]:
+    """One thread: an engine runs beside it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Reference(checkpoint)
+    torch.set_num_threads(threads)

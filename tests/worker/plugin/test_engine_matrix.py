@@ -55,14 +55,6 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> Iterator[Reference]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Reference(checkpoint)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
 def prompts(reference: Reference) -> list[Prompt]:
     return random_prompts(PROMPTS, reference.vocabulary, seed=11)
 

@@ -44,14 +44,6 @@ FLAGS += ["--constrained-json-disable-any-whitespace", "--tool-call-parser", "he
 
 
 @pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> Iterator[Reference]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Reference(checkpoint)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
 def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     log_path = tmp_path_factory.mktemp("mtp") / "engine.log"
     with running_engine(checkpoint, FLAGS, log_path=log_path) as running:

@@ -44,8 +44,7 @@ def test_every_rank_of_an_idle_engine_sleeps(two_ranks: Engine) -> None:
     assert max(shares.values()) <= IDLE_SHARE, shares
 
 
-def test_two_ranks_answer_as_one(two_ranks: Engine, checkpoint: Path) -> None:
-    reference = Reference(checkpoint)
+def test_two_ranks_answer_as_one(two_ranks: Engine, reference: Reference) -> None:
     source = random.Random(17)
     shared = [source.randrange(64, reference.vocabulary) for _ in range(600)]
     for length in (1, 127, 129, 300, 600, 600):  # each a prefix of the next, the last one cached but for a page

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import redis
-import torch
 from hanmaru_testing.engine import Engine, running_engine
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.reference import Reference
@@ -46,14 +45,6 @@ SALT_MARK = "6e0f2b71c3"
 """In each domain's salt, and in nothing else."""
 
 Pages = dict[str, list[bytes]]
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> Iterator[Reference]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Reference(checkpoint)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

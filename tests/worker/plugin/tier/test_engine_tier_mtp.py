@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hanmaru_testing.engine import Engine, running_engine
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.reference import Reference
@@ -29,14 +28,6 @@ FLAGS += ["--max-running-requests", "8", "--chunked-prefill-size", "512", "--pag
 FLAGS += ["--max-total-tokens", "5120", "--swa-full-tokens-ratio", "0.6"]
 FLAGS += ["--speculative-algorithm", "EAGLE", "--speculative-num-steps", "3"]
 FLAGS += ["--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4"]
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> Iterator[Reference]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Reference(checkpoint)
-    torch.set_num_threads(threads)
 
 
 def test_an_engine_that_drafts_goes_on_with_anothers_pages_as_if_they_were_its_own(

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-import torch
 from hanmaru_testing.engine import Engine, running_engine
 from hanmaru_testing.redis_server import RedisServer
 from hanmaru_testing.reference import Reference
@@ -32,14 +31,6 @@ FLAGS += ["--tp-size", str(RANKS), "--max-running-requests", "4", "--chunked-pre
 FLAGS += ["--page-size", str(PAGE_TOKENS), "--max-total-tokens", "4096", "--swa-full-tokens-ratio", "0.5"]
 # Both ranks would otherwise bind to every core of the one NUMA node.
 BINDING = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> Iterator[Reference]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Reference(checkpoint)
-    torch.set_num_threads(threads)
 
 
 def test_ranks_restore_the_longest_prefix_that_all_of_them_have(
