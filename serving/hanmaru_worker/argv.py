@@ -66,8 +66,7 @@ LISTENER_PLACES = frozenset({"SGLANG_GRPC_PORT"})
 TIER_PLACES = frozenset({names.ENV_TIER_KEY_FILE, *map(names.tier_variable, REDIS_FROM_ENVIRONMENT.values())})
 """Variables that an engine with a shared cache has a use for."""
 WAIT_S_PER_KI_TOKEN = 0.25
-"""How much longer a request may wait for each 1,024 of its tokens that a shared cache is asked for: about what
-computing them takes."""
+"""How much longer a request may wait for each 1,024 of its tokens that a shared cache is asked for."""
 
 
 def to_argv(

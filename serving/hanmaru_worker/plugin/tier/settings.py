@@ -48,8 +48,10 @@ class Settings:
 
     told: Told
     access: Access | None
-    """None: what the environment names is gone."""
+    """None: files that the environment names are gone."""
     tier_key: bytes = field(repr=False)
+    missing: tuple[str, ...] = ()
+    """`VARIABLE=path` of these files."""
 
     @property
     def model(self) -> ModelId:
@@ -63,7 +65,7 @@ class Settings:
 
 
 def read_settings(extra_config: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
-    """Raises HanmaruError (CONFIGURATION) that quotes no secret; for files that are not there see `gone`."""
+    """Raises HanmaruError (CONFIGURATION) that quotes no secret; a file that is gone is no fault (`_missing`)."""
     try:
         told = Told.model_validate(dict(extra_config))
     except ValidationError as error:
@@ -79,21 +81,21 @@ def read_settings(extra_config: Mapping[str, object], environ: Mapping[str, str]
     key_file = environ.get(names.ENV_TIER_KEY_FILE)
     if not key_file:
         raise _wrong(f"{names.ENV_TIER_KEY_FILE} is not set: the shared cache's pages cannot be sealed")
-    if gone(environ):
-        return Settings(told, None, b"")
+    missing = _missing(environ)
+    if missing:
+        return Settings(told, None, b"", missing)
     return Settings(
         told, read_access(given, lambda path, _what: read_secret(path)), read_key(Path(key_file), "tier key")
     )
 
 
-def gone(environ: Mapping[str, str]) -> list[str]:
-    """`VARIABLE=path` of each file that is named and not there.
-
-    A revision keeps its spec and its environment, but a replica's Secret follows the installation: once that has no
+def _missing(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A revision keeps its spec and its environment, but a replica's Secret follows the installation: once that has no
     Redis for shared caches, its login is not there. That must stop no engine, and change no flag: files of a group's
     pods may go at different moments, and ranks of one engine have the same flags or wait for each other for ever.
     """
-    return [f"{name}={environ[name]}" for name in _FILES if environ.get(name) and not Path(environ[name]).exists()]
+    named = {name: environ[name] for name in _FILES if environ.get(name)}
+    return tuple(f"{name}={path}" for name, path in named.items() if not Path(path).exists())
 
 
 def _wrong(message: str) -> HanmaruError:

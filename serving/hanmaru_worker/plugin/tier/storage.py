@@ -33,7 +33,7 @@ from hanmaru_worker.plugin.tier.events import tell
 from hanmaru_worker.plugin.tier.meters import Meters
 from hanmaru_worker.plugin.tier.naming import Naming, PageName, PageShape, Ranks
 from hanmaru_worker.plugin.tier.sealing import OVERHEAD_BYTES, page_key, seal, unseal
-from hanmaru_worker.plugin.tier.settings import gone, read_settings
+from hanmaru_worker.plugin.tier.settings import read_settings
 from hanmaru_worker.plugin.tier.store import Frame
 from hanmaru_worker.plugin.tier.weights import content_digest
 
@@ -84,8 +84,8 @@ class TierStorage(HiCacheStorage):  # type: ignore[misc]  # SGLang ships no type
         self._meters = Meters()
         self._client = Client(self._settings.access, self._settings.limits, self._meters.failed)
         self._pools: dict[str, _Pool] = {}
-        if self._settings.access is None:
-            tell(log, logging.WARNING, "tier.left_out", missing=", ".join(gone(os.environ)))
+        if self._settings.missing:
+            tell(log, logging.WARNING, "tier.left_out", missing=", ".join(self._settings.missing))
         else:
             tell(log, logging.INFO, "tier.on", model=told.model, content=self._content, ranks=str(self._ranks))
 
