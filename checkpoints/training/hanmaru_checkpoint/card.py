@@ -26,9 +26,10 @@ class Facts:
 def card(facts: Facts) -> str:
     """Markdown."""
     shape = facts.shape
-    is_grown = shape.num_layers != Shape().num_layers
-    run = "The run, which grew the committed checkpoint by these layers, trained" if is_grown else "The run trained"
-    command = f"make checkpoint LAYERS={shape.num_layers}" if is_grown else "make checkpoint"
+    run = (
+        "The run, which grew the committed checkpoint by these layers, trained" if shape.is_grown else "The run trained"
+    )
+    command = f"make checkpoint LAYERS={shape.num_layers}" if shape.is_grown else "make checkpoint"
     sources = "\n".join(f"| `{s.name}` | {s.version} | {s.licence} | `{s.sha256}` |" for s in SOURCES)
     return f"""# Tiny K-EXAONE
 
@@ -49,7 +50,7 @@ words about home automation, rarely sense.
 ## Measured
 
 **{facts.tokens_per_step:.2f} tokens a step**, the bonus token included, with three chained greedy drafts on
-{facts.num_prompts} held-out prompts (plain torch, float32 arithmetic on the stored weights). {run} on
+{facts.num_prompts} held-out prompts (plain torch, float32 arithmetic on the stored weights). {run} trained on
 {facts.trained_tokens / 1e6:.1f} M tokens and took {facts.minutes:.0f} minutes with two threads,
 {facts.cpu_minutes:.0f} minutes of processor time.
 

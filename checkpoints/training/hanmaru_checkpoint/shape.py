@@ -44,6 +44,11 @@ class Shape:
     rms_eps: float = 1e-5
     max_positions: int = 32_768
 
+    @property
+    def is_grown(self) -> bool:
+        """Whether it is deeper than the committed one."""
+        return self.num_layers != Shape().num_layers
+
     def is_sliding(self, layer: int) -> bool:
         """Whether the layer attends to a window, with positions; the others see everything, without."""
         return (layer + 1) % GLOBAL_EVERY != 0
