@@ -13,6 +13,7 @@ from hanmaru_e2e.kube import Manifest, restarts
 from hanmaru_e2e.progress import Progress
 from hanmaru_e2e.target import CHECKPOINT
 from hanmaru_e2e.world import MODELS, Clients, Key, World
+from hanmaru_operator.render.pod import SPEC_KEY, SPEC_MOUNT
 from tokenizers import Tokenizer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -59,7 +60,7 @@ def test_drafting_ranks_on_two_nodes_with_half_of_the_experts_each_say_what_one_
     (plan,) = world.kube.get(world.deployment_path(group))["status"]["plan"]
     assert plan["parallelism"] == "tensor 2, expert 2 over 2 pods"
     for pod in world.serving(group):
-        told = json.loads(world.kube.exec(MODELS, pod["metadata"]["name"], "cat", "/hanmaru/spec/engine-spec.json"))
+        told = json.loads(world.kube.exec(MODELS, pod["metadata"]["name"], "cat", f"{SPEC_MOUNT}/{SPEC_KEY}"))
         assert told["draftTokens"], "the example's pool offers MTP"
     answer = clients.ask("greedy", group_key, group)
     tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
